@@ -1,0 +1,339 @@
+"""A backend: data plus a table of plain functions on arrays of one device.
+
+A kernel is ``function(*inputs, out=..., **params)``: it writes its results into ``out`` (a tuple
+when the operator has several outputs, with None for one that is not wanted), updates the named
+arguments in place, and never allocates, checks, casts or synchronises; the dispatcher has done
+that. A kernel that declares scratch receives it as ``work=(...)``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from nnkernels import spec
+from nnkernels.errors import BackendError, InputError, KernelMissingError
+from nnkernels.spec import OPERATORS, Array, Op, Params
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+
+class Device(Protocol):
+    """What nnkernels asks of the place where arrays live."""
+
+    @property
+    def name(self) -> str:
+        """``cpu``, ``cuda:0``, ..."""
+
+    def available(self) -> str | None:
+        """None when usable, else one sentence with the reason and the remedy."""
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        """``array`` on this device (an explicit transfer where needed)."""
+
+    def to_numpy(self, array: Any) -> Array:
+        """A NumPy array with the values of ``array``, after all pending work on it."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An uninitialised C-contiguous array."""
+
+    def buffer(self, nbytes: int) -> Array:
+        """``nbytes`` zeroed bytes, aligned to 64."""
+
+    def owns(self, array: Any) -> bool:
+        """Whether ``array`` lives on this device."""
+
+    def synchronize(self) -> None:
+        """Wait until all pending work is done."""
+
+    def timer(self) -> float:
+        """Seconds on a monotonic clock, after all pending work."""
+
+    def describe(self) -> dict[str, str]:
+        """Facts for ``nnkernels info``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel and the scratch it asks for.
+
+    Attributes:
+        function: see the module's docstring.
+        workspace: scratch arrays in the signature language, over the operator's labels.
+        owner: name of the backend or swap that brought it.
+    """
+
+    function: Callable[..., None]
+    workspace: str = ""
+    owner: str = ""
+
+    @property
+    def origin(self) -> str:
+        """``module:function`` of the implementation, with file and line where known."""
+        function = inspect.unwrap(self.function)
+        if isinstance(function, functools.partial):
+            function = function.func
+        code = getattr(function, "__code__", None)
+        where = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
+        return f"{function_name(function)}{where}"
+
+
+def function_name(function: Any) -> str:
+    """``module:qualified.name``, the form that a swap is written in."""
+    module = getattr(function, "__module__", "?")
+    return f"{module}:{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+class KernelTable(dict[str, Kernel]):
+    """Kernels by operator name, filled with ``@table.kernel``."""
+
+    def kernel(
+        self, function: Callable[..., None] | None = None, *, workspace: str = ""
+    ) -> Callable[..., Any]:
+        """Register a function under its own name, which must be a declared operator's."""
+
+        def add(function: Callable[..., None]) -> Callable[..., None]:
+            name = getattr(function, "__name__", "")
+            spec.get_op(name)
+            if name in self:
+                raise BackendError(f"two kernels for operator {name!r}: {self[name].origin}")
+            self[name] = Kernel(function, workspace)
+            return function
+
+        return add if function is None else add(function)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """Which kernel serves an operator on a backend, and why.
+
+    ``kernel`` is None where the operator is composed of others (``parts``).
+    """
+
+    op: str
+    backend: str
+    kernel: Kernel | None
+    why: Literal["own", "swapped", "composed", "fallback"]
+    parts: tuple[str, ...] = ()
+
+
+@functools.cache
+def reference_kernel(op: Op[Any, Any]) -> Kernel:
+    """The operator's reference, writing into ``out`` and the updated arguments."""
+    positions = [op.inputs.index(name) for name in op.updates]
+
+    @functools.wraps(op.reference)
+    def kernel(*inputs: Array, out: Any = (), **params: Any) -> None:
+        outs = out if isinstance(out, tuple) else (out,)
+        targets = (*outs, *(inputs[i] for i in positions))
+        with np.errstate(all="ignore"):
+            results = op.evaluate(*inputs, **params)
+        for target, result in zip(targets, results, strict=True):
+            if target is not None:
+                target[...] = result
+
+    return Kernel(kernel, owner="reference")
+
+
+@dataclass(frozen=True, eq=False)
+class Backend:
+    """An immutable choice of kernels on one device.
+
+    Attributes:
+        name: what results and messages call it; swaps and settings are recorded in it.
+        device: where its arrays live.
+        kernels: its kernels by operator name.
+        executor: builds an Executable from (backend, Program, State).
+        fallback: backend of the same device whose kernels serve what this one lacks.
+        strict: refuse the fallback.
+        strided: whether kernels take arrays of any stride; else they get C-contiguous ones.
+        priority: ``auto`` takes the available host backend with the highest.
+        threads: CPU threads of its kernels; None leaves the libraries' own setting.
+        precision: arithmetic of float32 products; anything but true ``fp32`` is asked for by name.
+        precisions: the precisions it can compute in.
+        select: the same backend on another device (``cupy:1``); None where there is only one.
+    """
+
+    name: str
+    device: Device
+    kernels: Mapping[str, Kernel]
+    executor: Callable[[Backend, Any, Any], Any]
+    fallback: Backend | None = None
+    strict: bool = False
+    strided: bool = True
+    priority: int = 0
+    threads: int | None = None
+    precision: Precision = "fp32"
+    precisions: tuple[str, ...] = ("fp32",)
+    select: Callable[[str], Backend] | None = None
+    swaps: Mapping[str, str] = field(default_factory=dict)
+    base: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.base:
+            object.__setattr__(self, "base", self.name)
+        owned = {n: k if k.owner else replace(k, owner=self.name) for n, k in self.kernels.items()}
+        object.__setattr__(self, "kernels", owned)
+
+    def __repr__(self) -> str:
+        return f"<backend {self.name}>"
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """``backend.relu(x)`` runs an operator on this backend."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return functools.partial(spec.get_op(name).on, self)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *OPERATORS})
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        """``array`` on this backend's device."""
+        return self.device.asarray(array, dtype)
+
+    def to_numpy(self, array: Any) -> Array:
+        """``array`` as a NumPy array."""
+        return self.device.to_numpy(array)
+
+    def configure(
+        self, *, threads: int | None = None, precision: str | None = None, strict: bool | None = None
+    ) -> Backend:
+        """A new backend with other settings, recorded in its name (``strict`` is not)."""
+        if threads is not None and (isinstance(threads, bool) or threads < 1):
+            raise InputError(f"backend {self.base}: threads must be 1 or more, got {threads!r}")
+        if precision is not None and precision not in self.precisions:
+            raise InputError(
+                f"backend {self.base} computes in {', '.join(self.precisions)}, not {precision!r}"
+            )
+        changes: dict[str, Any] = {
+            "threads": self.threads if threads is None else threads,
+            "precision": self.precision if precision is None else precision,
+            "strict": self.strict if strict is None else strict,
+        }
+        explicit = [
+            f"{key}={changes[key]}"
+            for key, default in (("threads", None), ("precision", "fp32"))
+            if changes[key] != default or (key == "precision" and precision is not None)
+        ]
+        settings = f"({','.join(explicit)})" if explicit else ""
+        return replace(self, name=self.base + settings + _swap_suffix(self.swaps), **changes)
+
+    def replace(self, **swaps: Any) -> Backend:
+        """A new backend with other kernels for some operators.
+
+        A value is a function with the operator's arguments (writing to ``out``, or returning its
+        result when it has no such parameter), a :class:`Kernel`, or the name of another backend of
+        the same device whose kernel is taken. The name records the swaps.
+        """
+        kernels, labels = dict(self.kernels), dict(self.swaps)
+        for name, value in swaps.items():
+            kernel, labels[name] = self._swap(spec.get_op(name), value)
+            kernels[name] = replace(kernel, owner=f"{name}={labels[name]}")
+        head = self.name.partition("[")[0]
+        return replace(self, name=head + _swap_suffix(labels), kernels=kernels, swaps=labels)
+
+    def _swap(self, op: Op[Any, Any], value: Any) -> tuple[Kernel, str]:
+        if isinstance(value, str):
+            return self._swap_by_name(op, value)
+        if isinstance(value, Kernel):
+            return value, function_name(value.function)
+        if not callable(value):
+            raise InputError(f"{self.name}: kernel for {op.name} must be a function, got {value!r}")
+        return adapt(op, value), function_name(value)
+
+    def _swap_by_name(self, op: Op[Any, Any], name: str) -> tuple[Kernel, str]:
+        other: Backend = spec.slot.runtime.get_backend(name)
+        if other.device.name != self.device.name:
+            raise InputError(
+                f"{self.name}: {op.name} cannot come from {name!r}, whose device is "
+                f"{other.device.name}, not {self.device.name}"
+            )
+        kernel = other.resolve(op.name, op.params).kernel
+        if kernel is None:
+            raise KernelMissingError(f"backend {name!r} has no kernel of its own for {op.name}")
+        return kernel, name
+
+    def resolve(self, name: str, params: Params) -> Resolution:
+        """The kernel that serves operator ``name`` under ``params``.
+
+        A fused kernel is taken only if every operator it covers is served by the same owner;
+        else the operator is composed of the others, so that a swap is never bypassed.
+        """
+        op = spec.get_op(name)
+        kernel = self._kernel(op)
+        if kernel is not None and (name in self.swaps or self._owns_covered(op, kernel, params)):
+            return Resolution(name, self.name, kernel, "swapped" if name in self.swaps else "own")
+        if op.composition is not None:
+            return Resolution(name, self.name, None, "composed", op.covered(params))
+        if self.fallback is not None and not self.strict:
+            return replace(self.fallback.resolve(name, params), why="fallback")
+        raise KernelMissingError(
+            f"backend {self.name} has no kernel for {name!r}"
+            + (f"; strict forbids falling back to {self.fallback.name}" if self.fallback else "")
+        )
+
+    def _kernel(self, op: Op[Any, Any]) -> Kernel | None:
+        own = self.kernels.get(op.name)
+        if own is None and self.base == "reference":
+            return reference_kernel(op)
+        return own
+
+    def _owns_covered(self, op: Op[Any, Any], kernel: Kernel, params: Params) -> bool:
+        return all(
+            (part := self.resolve(name, spec.get_op(name).params).kernel) is not None
+            and part.owner == kernel.owner
+            for name in op.covered(params)
+        )
+
+    def coverage(self) -> dict[str, str]:
+        """For every operator what serves it: ``own``, ``swapped``, ``composed``, ``fallback``, ...
+
+        An operator served by the NumPy reference is reported as such, never as a kernel of its own.
+        """
+        return {name: self._coverage(op) for name, op in OPERATORS.items()}
+
+    def _coverage(self, op: Op[Any, Any]) -> str:
+        try:
+            found = self.resolve(op.name, op.params)
+            return "reference" if found.kernel is reference_kernel(op) else found.why
+        except KernelMissingError:
+            return "missing"
+
+    def bind(self, program: Any, state: Any) -> Any:
+        """An Executable of ``program`` on ``state``; see :mod:`nnkernels.program`."""
+        return self.executor(self, program, state)
+
+
+def _swap_suffix(labels: Mapping[str, str]) -> str:
+    return f"[{','.join(f'{k}={v}' for k, v in sorted(labels.items()))}]" if labels else ""
+
+
+def adapt(op: Op[Any, Any], function: Callable[..., Any]) -> Kernel:
+    """A user's function as a kernel; one without ``out`` may return its result instead."""
+    try:
+        takes_out = "out" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        takes_out = True
+    if takes_out:
+        return Kernel(function)
+
+    @functools.wraps(function)
+    def kernel(*inputs: Array, out: Any, **params: Any) -> None:
+        results = function(*inputs, **params)
+        pairs = [(out, results)] if not isinstance(out, tuple) else zip(out, results, strict=True)
+        for target, result in pairs:
+            if target is None:
+                continue
+            if np.shape(result) != target.shape or np.asarray(result).dtype != target.dtype:
+                raise BackendError(
+                    f"{op.name}: {function_name(function)} returned shape {np.shape(result)} "
+                    f"{np.asarray(result).dtype}, expected {target.shape} {target.dtype}"
+                )
+            target[...] = result
+
+    return Kernel(kernel)

@@ -1,0 +1,1 @@
+"""How operators are computed: one module (or folder) a backend, each with ``load()``."""

@@ -1,0 +1,71 @@
+"""The user's private cache folder, and the lock that lets one process at a time fill it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from nnkernels.errors import DatasetError
+
+
+def private_folder(name: str) -> Path:
+    """The folder ``name`` in the cache of nnkernels, made with mode 0700 where it is missing.
+
+    Raises:
+        DatasetError: it cannot be made, or it is one that another user could change.
+    """
+    import platformdirs
+
+    top = Path(platformdirs.user_cache_dir("nnkernels"))
+    try:
+        top.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (top, top / name):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _check_private(folder)
+    except OSError as cause:
+        raise DatasetError(f"cannot use the cache folder {str(top / name)!r}: {cause}") from cause
+    return top / name
+
+
+def _check_private(folder: Path) -> None:
+    for status in (folder.lstat(), folder.stat()):  # a link, and what it leads to
+        if hasattr(os, "getuid") and status.st_uid != os.getuid():
+            raise DatasetError(
+                f"the cache folder {str(folder)!r} belongs to user {status.st_uid}, not to you "
+                f"({os.getuid()}); remove it, or set XDG_CACHE_HOME to a folder of your own"
+            )
+    if folder.stat().st_mode & stat.S_IWOTH:
+        raise DatasetError(
+            f"everybody may write to the cache folder {str(folder)!r}; check what is in it, "
+            f"then run: chmod 700 '{folder}'"
+        )
+
+
+@contextlib.contextmanager
+def locked(folder: Path, timeout_s: float) -> Iterator[None]:
+    """Hold the lock of ``folder``; the system frees it when its process dies.
+
+    Raises:
+        DatasetError: another process kept it for ``timeout_s`` seconds.
+    """
+    import filelock
+
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=timeout_s):
+            yield
+    except filelock.Timeout as cause:
+        raise DatasetError(
+            f"another process has been filling {str(folder)!r} for {timeout_s:g} s; try again later"
+        ) from cause
+
+
+def sync(folder: Path) -> None:
+    """Make renames within ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

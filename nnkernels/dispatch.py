@@ -1,0 +1,563 @@
+"""From a public call to a kernel: choose the backend, check, allocate, run.
+
+The result of checking one combination of operator, backend, shapes, dtypes and parameters is kept
+as a :class:`Plan`, so that only the first such call pays for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnkernels import plugins, spec
+from nnkernels import signature as sig
+from nnkernels.backend import Backend, Kernel
+from nnkernels.errors import (
+    BackendError,
+    DeviceMismatchError,
+    DTypeError,
+    InputError,
+    LabelError,
+    NnkernelsError,
+    OutputError,
+    ShapeError,
+)
+from nnkernels.names import BackendName, parse_backend
+from nnkernels.spec import Array, Op
+
+_current: ContextVar[Backend | None] = ContextVar("nnkernels_backend", default=None)
+_MAX_PLANS = 4096
+
+
+# --- choosing a backend ------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=256)
+def _named(name: str) -> Backend:
+    parsed: BackendName = parse_backend(name)
+    base = _auto() if parsed.base == "auto" else plugins.load(parsed.base)
+    if parsed.device is not None:
+        base = _on_device(base, parsed.device)
+    if parsed.settings:
+        base = base.configure(**parsed.settings)
+    return base.replace(**{op: _swap_value(v) for op, v in parsed.swaps.items()})
+
+
+def _on_device(backend: Backend, device: str) -> Backend:
+    if backend.select is None:
+        raise InputError(f"backend {backend.name} has one device only; drop ':{device}'")
+    return backend.select(device)
+
+
+def _swap_value(value: str) -> Any:
+    if ":" not in value:
+        return value
+    module, _, attribute = value.partition(":")
+    try:
+        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"kernel {value!r} cannot be imported: {error}") from error
+
+
+def _auto() -> Backend:
+    """The available host backend with the highest priority: the documented rule of ``auto``."""
+    found = []
+    for name in plugins.sources():
+        with contextlib.suppress(BackendError):
+            backend = plugins.load(name)
+            if backend.device.name == "cpu":
+                found.append(backend)
+    return max(found, key=lambda b: b.priority)
+
+
+def get_backend(
+    name: str | Backend = "auto",
+    *,
+    threads: int | None = None,
+    precision: str | None = None,
+    strict: bool | None = None,
+) -> Backend:
+    """The backend called ``name``, with settings if given.
+
+    Args:
+        name: ``"auto"``, ``"numpy"``, ``"cupy:1"`` (a device), ``"numpy(threads=1)"`` (settings),
+            ``"numpy[relu=mypkg.kernels:relu]"`` (swapped kernels), any of these combined, or a
+            Backend. ``auto`` is the available CPU backend with the highest priority; a GPU is used
+            only when it is named.
+        threads: CPU threads of its kernels.
+        precision: ``"fp32"``, ``"tf32"``, ``"bf16"`` or ``"fp16"``, where the backend offers it.
+        strict: refuse kernels of the fallback backend.
+
+    Raises:
+        UnknownNameError: no such backend (with the nearest match).
+        BackendUnavailableError: it cannot work here; the message has the reason and the remedy.
+    """
+    backend = name if isinstance(name, Backend) else _named(name)
+    if threads is None and precision is None and strict is None:
+        return backend
+    return backend.configure(threads=threads, precision=precision, strict=strict)
+
+
+@contextlib.contextmanager
+def use(backend: str | Backend) -> Iterator[Backend]:
+    """Run the operators called inside the ``with`` block on ``backend``."""
+    chosen = get_backend(backend)
+    token = _current.set(chosen)
+    try:
+        yield chosen
+    finally:
+        _current.reset(token)
+
+
+def _default_for(arrays: Sequence[Any]) -> Backend:
+    """NumPy serves NumPy arrays; arrays of another device are served by the backend owning it."""
+    for array in arrays:
+        if type(array).__module__.partition(".")[0] == "cupy":
+            return get_backend(f"cupy:{array.device.id}")
+    return get_backend("numpy")
+
+
+# --- a checked call ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What checking found out about calls of one operator with arrays of given shapes and dtypes."""
+
+    op: Op[Any, Any]
+    backend: Backend
+    kernel: Kernel | None
+    params: Mapping[str, Any]
+    signature: sig.Signature
+    dims: sig.Dims
+    outputs: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
+    work: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
+    checked_values: tuple[int, ...]
+    updated: tuple[int, ...]
+
+
+_plans: dict[Any, Plan] = {}
+
+
+class Dispatcher:
+    """Fills the slot through which operators are called."""
+
+    def call(
+        self, op: Op[Any, Any], backend: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Check, allocate and run ``op``; returns its outputs, or the updated arguments."""
+        out = kwargs.pop("out", None)
+        plan, arrays = _prepare(op, backend, args, kwargs)
+        outs = _allocate(plan) if out is None else _check_out(plan, arrays, out)
+        _run(plan, arrays, outs)
+        results = (*outs, *[arrays[i] for i in plan.updated])
+        return results[0] if len(results) == 1 else results
+
+    def get_backend(self, name: str) -> Backend:
+        """See :func:`get_backend`."""
+        return get_backend(name)
+
+
+def bind(
+    op: str | Op[Any, Any], *args: Any, out: Any = None, backend: str | Backend | None = None, **params: Any
+) -> Callable[[], Any]:
+    """Check a call once and return a function without arguments that repeats it on these arrays.
+
+    The returned function runs the kernel and nothing else (no checks, no allocation), and returns
+    the same output arrays every time. Values of labels and scalars are checked only now.
+    """
+    op = spec.get_op(op) if isinstance(op, str) else op
+    chosen = None if backend is None else get_backend(backend)
+    plan, arrays = _prepare(op, chosen, args, params)
+    outs = _allocate(plan) if out is None else _check_out(plan, arrays, out)
+    results = (*outs, *[arrays[i] for i in plan.updated])
+    result = results[0] if len(results) == 1 else results
+    if plan.kernel is None or not _direct(plan, arrays, outs):
+        return lambda: (_run(plan, arrays, outs), result)[1]
+    function, keywords = plan.kernel.function, _keywords(plan, outs)
+
+    def call() -> Any:
+        function(*arrays, **keywords)
+        return result
+
+    return call
+
+
+def _prepare(
+    op: Op[Any, Any], backend: Backend | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Plan, tuple[Array, ...]]:
+    if backend is None:
+        backend = _current.get() or _default_for(args)
+    for a in args:
+        if type(a) is not np.ndarray:
+            break
+    else:
+        key = (op, backend, tuple([(a.shape, a.dtype) for a in args]), tuple(kwargs.items()))
+        plan = _lookup(key)
+        if plan is not None:
+            _check_values(plan, args)
+            return plan, args
+    args, params = _gather_arguments(op, args, kwargs)
+    arrays = _normalise(op, backend, args)
+    for name in op.updates:
+        if arrays[op.inputs.index(name)] is not args[op.inputs.index(name)]:
+            raise DTypeError(f"{op.name}: {name} is updated in place and must be an array of its own")
+    key = (op, backend, tuple([(a.shape, a.dtype) for a in arrays]), tuple(params.items()))
+    plan = _lookup(key) or _remember(key, _plan(op, backend, arrays, params))
+    _check_values(plan, arrays)
+    return plan, arrays
+
+
+def _lookup(key: Any) -> Plan | None:
+    try:
+        return _plans.get(key)
+    except TypeError:  # an unhashable parameter, refused by name when the plan is made
+        return None
+
+
+def _remember(key: Any, plan: Plan) -> Plan:
+    if len(_plans) >= _MAX_PLANS:
+        _plans.clear()
+    _plans[key] = plan
+    return plan
+
+
+def _gather_arguments(
+    op: Op[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Array arguments in the operator's order, wherever they were given, and the parameters."""
+    if len(args) > len(op.inputs):
+        raise InputError(f"{op.name}: takes arrays {op.inputs}, got {len(args)}")
+    params = dict(kwargs)
+    gathered = list(args)
+    for name in op.inputs[len(args) :]:
+        if name not in params:
+            raise InputError(f"{op.name}: argument {name!r} is missing")
+        gathered.append(params.pop(name))
+    return tuple(gathered), params
+
+
+def _normalise(op: Op[Any, Any], backend: Backend, args: tuple[Any, ...]) -> tuple[Array, ...]:
+    """Arrays of the backend's device with native dtypes; lists and numbers become arrays."""
+    kinds = [a.kind for a in op.signatures(op.params)[0].inputs]
+    arrays = [_as_array(op, n, backend, a) for n, a in zip(op.inputs, args, strict=True)]
+    given = [
+        a.dtype
+        for a, kind, raw in zip(arrays, kinds, args, strict=True)
+        if kind == "float" and a.dtype in sig.FLOAT_DTYPES and hasattr(raw, "dtype")
+    ]
+    floating = given[0] if given else np.dtype("float64")
+    converted = [
+        _convert(op, name, array, kind, floating, literal=not hasattr(raw, "dtype"))
+        for name, array, kind, raw in zip(op.inputs, arrays, kinds, args, strict=True)
+    ]
+    return tuple(converted)
+
+
+def _as_array(op: Op[Any, Any], name: str, backend: Backend, value: Any) -> Any:
+    if type(value) is np.ndarray and backend.device.owns(value):
+        return value
+    if backend.device.owns(value) and not isinstance(value, np.ndarray):
+        return value
+    if not _host_like(value) or not backend.device.owns(np.empty(0)):
+        if isinstance(value, (int, float)):
+            return backend.device.asarray(np.asarray(value))
+        raise DeviceMismatchError(
+            f"{op.name}: {name} is a {type(value).__name__}, not an array of {backend.name}'s device "
+            f"({backend.device.name}); move it there with backend.asarray({name})"
+        )
+    return _plain(op, name, value)
+
+
+def _host_like(value: Any) -> bool:
+    return not hasattr(value, "__cuda_array_interface__")
+
+
+def _plain(op: Op[Any, Any], name: str, value: Any) -> Array:
+    """A base-class NumPy array of a list, number, matrix, DataFrame, CPU tensor, ..."""
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.is_masked(value):
+            raise InputError(f"{op.name}: {name} has masked elements; fill them first: x.filled(...)")
+        value = value.data
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{op.name}: {name} cannot become an array: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(
+            f"{op.name}: {name} has dtype {array.dtype}; give numbers, for example "
+            "numpy.asarray(x, dtype='float32')"
+        )
+    return array
+
+
+def _convert(
+    op: Op[Any, Any],
+    name: str,
+    array: Any,
+    kind: sig.Kind,
+    floating: np.dtype[Any],
+    *,
+    literal: bool,
+) -> Any:
+    dtype = array.dtype
+    if kind == "float":
+        if literal or (not dtype.isnative and dtype.newbyteorder("=") in sig.FLOAT_DTYPES):
+            return array.astype(floating if literal else dtype.newbyteorder("="))
+        if dtype not in sig.FLOAT_DTYPES:
+            raise _bad_dtype(op, name, dtype, " or ".join(d.name for d in sig.FLOAT_DTYPES))
+        if dtype != floating:
+            raise DTypeError(
+                f"{op.name}: {name} is {dtype}, other arguments are {floating}; nothing is cast "
+                f"silently: {name}.astype('{floating}')"
+            )
+        return array
+    want = sig.KIND_DTYPES[kind]
+    if dtype == want:
+        return array
+    if kind == "scalar" and dtype.kind in "fiu":
+        return array.astype(want)
+    if kind in ("int", "counter") and dtype.kind in "iu":
+        return _to_int64(op, name, array)
+    if kind == "mask" and literal:
+        return array.astype(want)
+    raise _bad_dtype(op, name, dtype, want.name)
+
+
+def _bad_dtype(op: Op[Any, Any], name: str, got: np.dtype[Any], want: str) -> DTypeError:
+    first = want.partition(" ")[0]
+    return DTypeError(f"{op.name}: {name} must be {want}, got {got}: {name}.astype('{first}')")
+
+
+def _to_int64(op: Op[Any, Any], name: str, array: Any) -> Any:
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise LabelError(f"{op.name}: {name} holds {array.max()}, beyond int64")
+    return array.astype(np.int64)
+
+
+def _plan(
+    op: Op[Any, Any], backend: Backend, arrays: Sequence[Any], given: Mapping[str, Any]
+) -> Plan:
+    params = op.full_params(given)
+    shapes = [tuple(a.shape) for a in arrays]
+    signature, dims = _match(op, [a.dtype for a in arrays], shapes, params)
+    resolution = backend.resolve(op.name, params)
+    floating = _floating(op, signature, arrays, params)
+    kernel = resolution.kernel
+    workspace = sig.parse_arguments(kernel.workspace) if kernel else ()
+    return Plan(
+        op,
+        backend,
+        kernel,
+        params,
+        signature,
+        dims,
+        tuple((sig.shape_of(a, dims), a.dtype(floating)) for a in signature.outputs),
+        tuple((sig.shape_of(a, dims), a.dtype(floating)) for a in workspace),
+        tuple(
+            i for i, a in enumerate(signature.inputs) if a.interval is not None and a.kind != "float"
+        ),
+        tuple(op.inputs.index(name) for name in op.updates),
+    )
+
+
+def _floating(
+    op: Op[Any, Any], signature: sig.Signature, arrays: Sequence[Any], params: Mapping[str, Any]
+) -> np.dtype[Any]:
+    for argument, array in zip(signature.inputs, arrays, strict=True):
+        if argument.kind == "float":
+            return np.dtype(array.dtype)
+    dtype = np.dtype(params.get("dtype", "float32"))
+    if dtype not in sig.FLOAT_DTYPES:
+        raise DTypeError(f"{op.name}: dtype must be float32 or float64, got {dtype}")
+    return dtype
+
+
+def _match(
+    op: Op[Any, Any],
+    dtypes: Sequence[np.dtype[Any]],
+    shapes: Sequence[tuple[int, ...]],
+    params: Mapping[str, Any],
+) -> tuple[sig.Signature, sig.Dims]:
+    failures: list[tuple[sig.Signature, sig.Mismatch]] = []
+    for signature in op.signatures(params):
+        kinds = [a.kind for a in signature.inputs]
+        if any((k == "float") != (d.kind == "f") for k, d in zip(kinds, dtypes, strict=True) if k in ("float", "int")):
+            continue
+        try:
+            return signature, signature.solve(shapes, params)
+        except sig.Mismatch as error:
+            failures.append((signature, error))
+    if not failures:
+        raise DTypeError(f"{op.name}: dtypes {[str(d) for d in dtypes]} fit none of {op.signature}")
+    signature, error = failures[0]
+    raise ShapeError(
+        f"{op.name}: {op.inputs[error.index]} has shape {shapes[error.index]}, expected "
+        f"{error.expected} (signature {_signature_text(op, signature)})"
+    )
+
+
+def _signature_text(op: Op[Any, Any], signature: sig.Signature) -> str:
+    inputs = ", ".join(f"{n}{a}" for n, a in zip(op.inputs, signature.inputs, strict=True))
+    return f"{inputs} -> {', '.join(str(a) for a in signature.outputs)}"
+
+
+def _check_values(plan: Plan, arrays: Sequence[Any]) -> None:
+    for index in plan.checked_values:
+        argument = plan.signature.inputs[index]
+        values = plan.backend.to_numpy(arrays[index])
+        assert argument.interval is not None
+        if values.size and not argument.interval.contains(values.min(), values.max(), plan.dims):
+            raise _bad_value(plan, index, argument, values)
+
+
+def _bad_value(
+    plan: Plan, index: int, argument: sig.Argument, values: Array
+) -> LabelError | InputError:
+    assert argument.interval is not None
+    low, high = argument.interval.bounds(plan.dims)
+    name = plan.op.inputs[index]
+    if values.ndim == 0:
+        return InputError(f"{plan.op.name}: {name} must lie in {argument.interval}, got {values}")
+    where = np.argwhere(~((values >= low) & (values < high)))
+    at = tuple(int(i) for i in where[0]) if len(where) else ()
+    return LabelError(
+        f"{plan.op.name}: {name}{list(at)} is {values[at]}, must lie in [{low:g}, {high:g}); "
+        f"{len(where)} of {values.size} are out of range"
+    )
+
+
+# --- outputs -----------------------------------------------------------------------------------
+
+
+def _allocate(plan: Plan) -> tuple[Any, ...]:
+    empty = plan.backend.device.empty
+    return tuple([empty(shape, dtype) for shape, dtype in plan.outputs])
+
+
+def _check_out(plan: Plan, arrays: Sequence[Any], out: Any) -> tuple[Any, ...]:
+    outs = out if isinstance(out, tuple) else (out,)
+    if len(outs) != len(plan.outputs):
+        raise OutputError(f"{plan.op.name}: out must be {len(plan.outputs)} arrays, got {len(outs)}")
+    for position, (array, (shape, dtype)) in enumerate(zip(outs, plan.outputs, strict=True)):
+        if array is None and len(outs) > 1:
+            continue
+        if not plan.backend.device.owns(array):
+            raise DeviceMismatchError(
+                f"{plan.op.name}: out is a {type(array).__name__}, not an array of device "
+                f"{plan.backend.device.name}"
+            )
+        if array.shape != shape or array.dtype != dtype:
+            raise OutputError(
+                f"{plan.op.name}: out must have shape {shape} and dtype {dtype}, got {array.shape} "
+                f"{array.dtype}"
+            )
+        if isinstance(array, np.ndarray):
+            _check_memory(plan, array, [*arrays, *outs[:position]], "out", plan.signature.rowwise)
+    return outs
+
+
+def _check_memory(
+    plan: Plan, target: Array, others: Sequence[Any], what: str, in_place: bool
+) -> None:
+    """Refuse a target that cannot be written, or that shares memory it must not share."""
+    if not target.flags.writeable:
+        raise OutputError(f"{plan.op.name}: {what} is read-only; give a writable array")
+    for other in others:
+        if other is None or not np.may_share_memory(target, other):
+            continue
+        if in_place and _same_memory(target, other):
+            continue
+        if np.shares_memory(target, other):
+            raise OutputError(
+                f"{plan.op.name}: {what} overlaps another argument; give separate memory"
+                + (", or exactly that argument" if in_place else "")
+            )
+
+
+def _same_memory(a: Array, b: Array) -> bool:
+    return a is b or (
+        a.ctypes.data == b.ctypes.data
+        and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
+    )
+
+
+# --- running -----------------------------------------------------------------------------------
+
+
+def _run(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> None:
+    for index in plan.updated:
+        target = arrays[index]
+        if isinstance(target, np.ndarray):
+            others = [*arrays[:index], *arrays[index + 1 :], *outs]
+            _check_memory(plan, target, others, plan.op.inputs[index], False)
+    try:
+        if plan.kernel is None:
+            _run_composed(plan, arrays, outs)
+        elif _direct(plan, arrays, outs):
+            with np.errstate(all="ignore"):
+                plan.kernel.function(*arrays, **_keywords(plan, outs))
+        else:
+            _run_contiguous(plan, arrays, outs)
+    except (NnkernelsError, MemoryError):
+        raise
+    except Exception as error:
+        origin = plan.kernel.origin if plan.kernel else "its composition"
+        raise BackendError(
+            f"{plan.op.name} on {plan.backend.name} failed in {origin}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _keywords(plan: Plan, outs: tuple[Any, ...]) -> dict[str, Any]:
+    keywords = dict(plan.params)
+    if outs:
+        keywords["out"] = outs[0] if len(outs) == 1 else outs
+    if plan.work:
+        empty = plan.backend.device.empty
+        keywords["work"] = tuple(empty(shape, dtype) for shape, dtype in plan.work)
+    return keywords
+
+
+def _direct(plan: Plan, arrays: Sequence[Any], outs: Sequence[Any]) -> bool:
+    return plan.backend.strided or all(_packed(a) for a in (*arrays, *outs) if a is not None)
+
+
+def _packed(array: Any) -> bool:
+    flags = array.flags
+    return bool(flags.c_contiguous and getattr(flags, "aligned", True))
+
+
+def _run_contiguous(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> None:
+    """Run a kernel that wants packed arrays on copies, and copy back what it wrote."""
+    packed = [a if _packed(a) else a.copy(order="C") for a in arrays]
+    targets = tuple(
+        o if o is None or _packed(o) else plan.backend.device.empty(o.shape, o.dtype) for o in outs
+    )
+    assert plan.kernel is not None
+    with np.errstate(all="ignore"):
+        plan.kernel.function(*packed, **_keywords(plan, targets))
+    for target, source in [*zip(outs, targets, strict=True), *((arrays[i], packed[i]) for i in plan.updated)]:
+        if target is not None and target is not source:
+            target[...] = source
+
+
+def _run_composed(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> None:
+    def call(name: str, *inputs: Any, **params: Any) -> Any:
+        return spec.get_op(name).on(plan.backend, *inputs, **params)
+
+    assert plan.op.composition is not None
+    results = plan.op.composition(call, *arrays, **plan.params)
+    for target, result in zip(outs, results if isinstance(results, tuple) else (results,), strict=True):
+        if target is not None:
+            target[...] = result
+
+
+spec.slot.runtime = Dispatcher()

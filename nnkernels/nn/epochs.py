@@ -1,0 +1,133 @@
+"""Running the steps of an epoch: full batches, the last short one, in file or shuffled order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from nnkernels.backend import Backend
+from nnkernels.catalog.philox import shuffled
+from nnkernels.nn.arrays import Samples
+from nnkernels.nn.lowering import Step, train_program
+from nnkernels.nn.model import Model
+from nnkernels.program import Interpreter, State
+from nnkernels.spec import Array
+
+CHUNK_SECONDS = 0.2
+PER_EPOCH = ("row", "epoch_step", "diverged", "loss_sum", "metric0", "metric1", "metric2", "metric3")
+
+
+class Epochs:
+    """The Executables of one ``fit`` and the data they run on.
+
+    Args:
+        backend, model, state: who trains what.
+        samples: the training data, held on the backend's device.
+        step: what a step consists of; its ``gather`` and ``schedule`` are filled in here.
+        batch: rows of a full batch.
+        shuffle: a new order every epoch, from the model's seed and the epoch's number.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        model: Model,
+        state: State,
+        samples: Samples,
+        step: Step,
+        batch: int,
+        shuffle: bool,
+    ) -> None:
+        self.backend, self.model, self.state, self.shuffle = backend, model, state, shuffle
+        self.full, rest = divmod(len(samples), batch)
+        self.rows = len(samples)
+        self.steps = self.full + (1 if rest else 0)
+        step = replace(step, gather=self.rows if shuffle else None, schedule=self.steps)
+        sizes = [rows for rows in (batch if self.full else 0, rest) if rows]
+        self.programs = {rows: train_program(model, rows, step) for rows in sizes}
+        self._executables = {r: backend.bind(p, state) for r, p in self.programs.items()}
+        self._batch, self._rest = batch, rest
+        self._data = {"x": backend.asarray(samples.x), "y": backend.asarray(samples.y)}
+        self._fed: dict[str, Any] = {}
+
+    @property
+    def done(self) -> int:
+        """Steps of the current epoch that are done."""
+        return int(self.state.number("epoch_step"))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last step met a loss that is not finite."""
+        return bool(self.state.number("diverged"))
+
+    def begin(self, epoch: int, rates: Array) -> None:
+        """Prepare an epoch: its order and its learning rates."""
+        self.state.set("schedule", rates)
+        self._fed = dict(self._data)
+        if self.shuffle:
+            order = shuffled(self.rows, self.model.seed, epoch)
+            self._fed["order"] = self.backend.asarray(order)
+        for executable in self._executables.values():
+            executable.feed(**self._fed)
+
+    def run(self, stop: Callable[[], bool], progress: Callable[[int], None]) -> bool:
+        """Run the rest of the epoch; False if it was stopped or diverged before its end."""
+        chunk, reported = 1, time.perf_counter()
+        while self.done < self.steps:
+            rows = self._batch if self.done < self.full else self._rest
+            limit = self.full if rows == self._batch and self.full else self.steps
+            count = min(chunk, limit - self.done)
+            started = time.perf_counter()
+            if self._executables[rows].run(count, stop) < count:
+                return False
+            now = time.perf_counter()
+            chunk = _next_chunk(chunk, now - started)
+            if now - reported >= CHUNK_SECONDS:
+                progress(self.done)
+                reported = now
+        return True
+
+    def finish(self) -> None:
+        """Reset what is counted within an epoch."""
+        reset(self.state, PER_EPOCH)
+
+    def first_bad(self) -> str:
+        """Name of the first tensor of the current step that is not finite."""
+        rows = self._batch if self.done < self.full else self._rest
+        program = self.programs.get(rows) or next(iter(self.programs.values()))
+        interpreter = Interpreter(self.backend, program, self.state)
+        interpreter.feed(**self._fed)
+        return interpreter.first_bad() or "a parameter after the update"
+
+    def replay_finite(self, start: dict[str, Array]) -> None:
+        """Go back to ``start`` and repeat the steps as long as everything stays finite."""
+        self.state.restore(start)
+        while self.done < self.steps:
+            before = self.state.snapshot()
+            rows = self._batch if self.done < self.full else self._rest
+            if self._executables[rows].run(1) < 1 or not finite(self.state):
+                self.state.restore(before)
+                return
+
+
+def reset(state: State, names: Sequence[str]) -> None:
+    """Set scalars and counters to 0."""
+    for name in names:
+        state.set(name, 0)
+
+
+def finite(state: State) -> bool:
+    """Whether all parameters, moments and statistics are finite."""
+    kept = [b for b in state.buffers if b not in ("gradients", "schedule", "scalars", "counters")]
+    return all(bool(np.isfinite(state.device.to_numpy(state.buffers[b])).all()) for b in kept)
+
+
+def _next_chunk(chunk: int, seconds: float) -> int:
+    """Steps that take about :data:`CHUNK_SECONDS`, growing carefully."""
+    if seconds <= 0:
+        return chunk * 8
+    return max(1, min(chunk * 8, int(chunk * CHUNK_SECONDS / seconds)))

@@ -1,0 +1,467 @@
+"""The trainer: fits a model on a backend, and predicts with it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnkernels.backend import Backend
+from nnkernels.dispatch import get_backend
+from nnkernels.errors import DivergedError, InputError, ShapeError, TrainingInterrupted, unknown
+from nnkernels.nn.arrays import Samples, check_features, check_samples
+from nnkernels.nn.callbacks import Callback, ProgressBar
+from nnkernels.nn.epochs import PER_EPOCH, Epochs, finite, reset
+from nnkernels.nn.history import Epoch, History
+from nnkernels.nn.interrupts import Pending, deferred
+from nnkernels.nn.lowering import (
+    Step,
+    check_metrics,
+    evaluate_program,
+    gradient_program,
+    predict_program,
+    train_program,
+)
+from nnkernels.nn.model import Model
+from nnkernels.nn.optimizers import Optimizer, as_optimizer
+from nnkernels.nn.schedules import ScheduleLike, as_schedule, rates
+from nnkernels.program import State
+from nnkernels.spec import Array
+
+INFERENCE_ROWS = 1024
+CLASSIFIERS = (
+    "softmax_cross_entropy",
+    "categorical_cross_entropy",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """How the current epoch runs; kept so that a resumed epoch can be checked against it."""
+
+    rows: int
+    batch_size: int
+    shuffle: bool
+
+
+class Trainer:
+    """Trains a model on one backend.
+
+    Args:
+        model: what is trained; its arrays receive the trained values when ``fit`` ends.
+        optimizer: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``,
+            or an :class:`~nnkernels.nn.Optimizer`.
+        learning_rate: replaces the optimizer's own.
+        backend: a name or a Backend; bound now, whatever ``nnkernels.use`` says later. ``"auto"``
+            takes the available CPU backend with the highest priority; ``history.backend`` says which.
+        metrics: of ``accuracy``, ``mae``, ``mse``; by default the accuracy for classifiers.
+        schedule: a name, a :class:`~nnkernels.nn.Schedule` or a function; by default constant.
+        clip_norm: largest norm of the whole gradient.
+        clip_value: largest magnitude of a gradient's element.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: str | Optimizer = "sgd",
+        *,
+        learning_rate: float | None = None,
+        backend: str | Backend = "auto",
+        metrics: Sequence[str] | None = None,
+        schedule: str | ScheduleLike | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = as_optimizer(optimizer, learning_rate)
+        self.backend = get_backend(backend)
+        chosen = metrics if metrics is not None else _default_metrics(model)
+        self.metrics = check_metrics(chosen)
+        self.schedule = schedule
+        for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"Trainer: {name} must be above 0 and finite, got {value!r}")
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.history = History(self.backend.name)
+        self.settings: FitSettings | None = None
+        self.state = self._new_state(1)
+        as_schedule(schedule, 1)
+
+    # --- state -----------------------------------------------------------------------------
+
+    def _step(self, *, labels: bool) -> Step:
+        return Step(
+            self.optimizer,
+            self.metrics,
+            labels,
+            clip_value=self.clip_value,
+            clip_norm=self.clip_norm,
+        )
+
+    def _new_state(self, steps: int) -> State:
+        """A State for epochs of ``steps`` steps, with the present one's content or the model's."""
+        labels = self.model.loss.takes_labels
+        program = train_program(self.model, 1, replace(self._step(labels=labels), schedule=steps))
+        state = State(program.layout, self.backend.device)
+        before = getattr(self, "state", None)
+        if before is None:
+            for name, array in {**self.model.parameters, **self.model.statistics}.items():
+                state.set(name, array)
+            state.set("seed", self.model.seed)
+        else:
+            for name, buffer in before.buffers.items():
+                if name != "schedule":
+                    state.buffers[name][...] = buffer
+        return state
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return len(self.history)
+
+    def weights(self) -> dict[str, Array]:
+        """Copies of all parameters and statistics."""
+        names = [*self.model.parameters, *self.model.statistics]
+        return {name: self.state.get(name) for name in names}
+
+    def set_weights(self, values: Mapping[str, Any]) -> None:
+        """Replace parameters and statistics by name; shapes must agree, else nothing changes."""
+        known = [*self.model.parameters, *self.model.statistics]
+        for name, value in values.items():
+            if name not in known:
+                raise unknown("parameter", name, known)
+            if np.shape(value) != self.state.view(name).shape:
+                raise ShapeError(
+                    f"parameter {name!r} has shape {self.state.view(name).shape}, got "
+                    f"{np.shape(value)}"
+                )
+        for name, value in values.items():
+            self.state.set(name, value)
+        self._update_model()
+
+    def _update_model(self) -> None:
+        self.model.set_parameters(self.weights())
+
+    # --- training --------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        epochs: int = 1,
+        batch_size: int | None = 32,
+        shuffle: bool = True,
+        validation_data: tuple[Any, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+        record: Sequence[str] = (),
+        progress: bool = True,
+    ) -> History:
+        """Train for ``epochs`` more epochs.
+
+        Args:
+            x: features (n, inputs); numbers of any real dtype, brought to the model's.
+            y: class labels (n), or rows (n, outputs); with one output also (n). Labels become
+                one-hot rows where the loss takes no labels.
+            epochs: number of passes over the data.
+            batch_size: samples of a step: 1 is single-sample descent, None the full batch; a last
+                short batch is trained too.
+            shuffle: a new order every epoch, from the model's seed, the same on every backend.
+            validation_data: ``(x, y)`` evaluated after every epoch.
+            callbacks: see :class:`~nnkernels.nn.Callback`.
+            record: names of arrays (``linear0.weight``, ``linear0.weight.gradient``) copied into
+                ``history.recorded`` after every epoch.
+            progress: show a bar on stderr when that is a terminal.
+
+        Returns:
+            The history, which is also ``trainer.history``.
+
+        Raises:
+            InputError and its children: bad arrays or settings; nothing is changed.
+            DivergedError: a loss or weight became NaN or infinite; weights and history of the last
+                good step are kept.
+            TrainingInterrupted: Ctrl-C or SIGTERM, after a whole step; ``fit`` again continues.
+        """
+        samples = check_samples(self.model, x, y, "fit")
+        validation = self._validation(validation_data)
+        settings = self._settings(len(samples), batch_size, shuffle, epochs)
+        for name in record:
+            if name not in self.state.names():
+                raise unknown("array to record", name, self.state.names())
+        hooks = [*([ProgressBar()] if progress else []), *callbacks]
+        runner = self._prepare(samples, settings)
+        schedule = as_schedule(self.schedule, self.epoch + epochs)
+        with deferred() as pending, self._hooked(hooks, epochs):
+            self.history.stop_reason = "epochs"
+            for _ in range(epochs):
+                self._train_epoch(runner, schedule, hooks, pending)
+                values = self._finish_epoch(runner, validation, record)
+                if reason := _first_reason(hooks, self, values):
+                    self.history.stop_reason = reason
+                    break
+                self._check_interrupt(pending)
+        return self.history
+
+    def _validation(self, data: tuple[Any, Any] | None) -> Samples | None:
+        if data is None:
+            return None
+        if not isinstance(data, (tuple, list)) or len(data) != 2:
+            raise InputError("fit: validation_data must be a pair (x, y)")
+        return check_samples(self.model, *data, "fit: validation_data")
+
+    def _settings(
+        self, rows: int, batch_size: int | None, shuffle: bool, epochs: int
+    ) -> FitSettings:
+        batch = rows if batch_size is None else batch_size
+        for name, value, low in (("batch_size", batch, 1), ("epochs", epochs, 0)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+                raise InputError(f"fit: {name} must be a whole number from {low}, got {value!r}")
+        if batch > rows:
+            raise InputError(f"fit: batch_size {batch} is larger than the data ({rows} rows)")
+        settings = FitSettings(rows, int(batch), bool(shuffle))
+        if self.state.number("epoch_step") and settings != self.settings:
+            raise InputError(
+                f"fit: training stands inside an epoch with {self.settings}; continue with the same "
+                f"data and settings, got {settings}"
+            )
+        return settings
+
+    def _prepare(self, samples: Samples, settings: FitSettings) -> Epochs:
+        steps = -(-settings.rows // settings.batch_size)
+        if self.state.layout.buffers["schedule"][1] != steps:
+            self.state = self._new_state(steps)
+        self.settings = settings
+        step = self._step(labels=samples.labels)
+        return Epochs(
+            self.backend,
+            self.model,
+            self.state,
+            samples,
+            step,
+            settings.batch_size,
+            settings.shuffle,
+        )
+
+    @contextlib.contextmanager
+    def _hooked(self, hooks: Sequence[Callback], epochs: int) -> Iterator[None]:
+        for hook in hooks:
+            hook.train_begin(self, epochs)
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.train_end(self)
+            self._update_model()
+
+    def _train_epoch(
+        self, runner: Epochs, schedule: ScheduleLike, hooks: Sequence[Callback], pending: Pending
+    ) -> None:
+        self._started = time.perf_counter()
+        first = int(self.state.number("step")) - runner.done
+        rate = self.optimizer.rate
+        runner.begin(self.epoch, rates(schedule, rate, first, runner.steps, runner.steps))
+        start = self.state.snapshot()
+
+        def report(done: int) -> None:
+            for hook in hooks:
+                hook.progress(self, self.epoch, done, runner.steps)
+
+        complete = runner.run(lambda: bool(pending), report)
+        if runner.diverged or not finite(self.state):
+            self._stop_diverged(runner, start)
+        if not complete:
+            self._check_interrupt(pending)
+
+    def _stop_diverged(self, runner: Epochs, start: dict[str, Array]) -> None:
+        tensor = runner.first_bad() if runner.diverged else self._first_bad_array()
+        if not finite(self.state):
+            runner.replay_finite(start)
+        self.state.set("diverged", 0)
+        self.history.stop_reason = "diverged"
+        step = int(self.state.number("step"))
+        raise DivergedError(
+            f"training diverged in epoch {self.epoch}, step {step}: {tensor!r} is not finite; the "
+            f"weights after {step} steps are kept. Lower the learning rate (now "
+            f"{self.optimizer.rate:g}), clip the gradient (clip_norm=) or scale the data",
+            epoch=self.epoch,
+            step=step,
+            tensor=tensor,
+        )
+
+    def _first_bad_array(self) -> str:
+        names = [*self.model.parameters, *self.state.names()]
+        return next((n for n in names if not np.isfinite(self.state.get(n)).all()), "a moment")
+
+    def _check_interrupt(self, pending: Pending) -> None:
+        if pending.signal is not None:
+            self.history.stop_reason = pending.name
+            step = int(self.state.number("step"))
+            raise TrainingInterrupted(
+                f"training ended by {pending.name} after step {step}; fit() continues from there",
+                signal=pending.signal,
+            )
+
+    def _finish_epoch(
+        self, runner: Epochs, validation: Samples | None, record: Sequence[str]
+    ) -> Epoch:
+        values = self._read_sums(runner.rows)
+        runner.finish()
+        if validation is not None:
+            values |= {f"val_{k}": v for k, v in self._evaluate(validation).items()}
+        names = self.model.parameters
+        norms = {n: float(np.linalg.norm(self.state.get(f"{n}.gradient"))) for n in names}
+        for name in record:
+            self.history.recorded.setdefault(name, []).append(self.state.get(name))
+        epoch = Epoch(
+            self.epoch,
+            int(self.state.number("step")),
+            float(self.state.number("learning_rate")),
+            time.perf_counter() - self._started,
+            values,
+            norms,
+        )
+        self.history.epochs.append(epoch)
+        return epoch
+
+    def _read_sums(self, rows: int) -> dict[str, float]:
+        sums = ["loss_sum", *(f"metric{i}" for i in range(len(self.metrics)))]
+        return {
+            name: float(self.state.number(total)) / rows
+            for name, total in zip(("loss", *self.metrics), sums, strict=True)
+        }
+
+    # --- inference -------------------------------------------------------------------------
+
+    def evaluate(self, x: Any, y: Any) -> dict[str, float]:
+        """Mean loss (without penalties) and metrics in inference mode."""
+        return self._evaluate(check_samples(self.model, x, y, "evaluate"))
+
+    def _evaluate(self, samples: Samples) -> dict[str, float]:
+        def program(rows: int) -> Any:
+            return evaluate_program(self.model, rows, labels=samples.labels, metrics=self.metrics)
+
+        with _kept_counts(self.state):
+            reset(self.state, PER_EPOCH)
+            self._run_all(program, len(samples), x=samples.x, y=samples.y)
+            return self._read_sums(len(samples))
+
+    def _run_all(self, program: Callable[[int], Any], rows: int, **arrays: Array) -> None:
+        """Run a Program over all rows, in batches and a short rest."""
+        fed = {name: self.backend.asarray(array) for name, array in arrays.items()}
+        batch = min(INFERENCE_ROWS, rows)
+        for size, count in ((batch, rows // batch), (rows % batch, 1)):
+            if size:
+                executable = self.backend.bind(program(size), self.state)
+                executable.feed(**fed)
+                executable.run(count)
+
+    def outputs(self, x: Any) -> Array:
+        """The model's raw outputs (n, outputs): values or logits."""
+        return self._predict(x, None)
+
+    def predict_proba(self, x: Any) -> Array:
+        """Probabilities (n, outputs) of a classifier."""
+        if self.model.loss.name not in CLASSIFIERS:
+            raise InputError(f"predict_proba: a model trained by {self.model.loss.name} gives values, "
+                             "not probabilities; use predict()")
+        return self._predict(x, self.model.loss.link)
+
+    def predict(self, x: Any) -> Array:
+        """Class labels (n) int64 of a classifier; else the outputs (n, outputs)."""
+        outputs = self.outputs(x)
+        if self.model.loss.name not in CLASSIFIERS:
+            return outputs
+        if self.model.outputs == 1:
+            return (outputs[:, 0] > self.model.loss.threshold).astype(np.int64)
+        return outputs.argmax(1)
+
+    def _predict(self, x: Any, link: str | None) -> Array:
+        features = check_features(self.model, x, "predict: X")
+        rows = len(features)
+        result = self.backend.device.empty((rows, self.model.outputs), self.model.dtype)
+        if rows:
+            with _kept_counts(self.state):
+                reset(self.state, PER_EPOCH)
+                self._run_all(
+                    lambda size: predict_program(self.model, size, link=link),
+                    rows,
+                    x=features,
+                    prediction=result,
+                )
+        return self.backend.to_numpy(result)
+
+    def gradients(self, x: Any, y: Any) -> tuple[float, dict[str, Array]]:
+        """Loss of one batch (penalties included) and its gradient for every parameter, by name.
+
+        Dropout and batch normalisation act as in training; nothing is updated.
+        """
+        samples = check_samples(self.model, x, y, "gradients")
+        program = gradient_program(self.model, len(samples), labels=samples.labels)
+        executable = self.backend.bind(program, self.state)
+        with _kept_counts(self.state):
+            reset(self.state, PER_EPOCH)
+            executable.feed(x=self.backend.asarray(samples.x), y=self.backend.asarray(samples.y))
+            executable.run(1)
+            loss = float(executable.fetch("loss"))
+            return loss, {n: self.state.get(f"{n}.gradient") for n in self.model.parameters}
+
+    def summary(self) -> str:
+        """The model's arrays and parameter counts."""
+        return self.model.summary()
+
+    # --- files -----------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint: weights, optimizer state, counters, history; atomically."""
+        from nnkernels.nn.checkpoint import save_trainer
+
+        save_trainer(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        model: Model | None = None,
+        backend: str | Backend = "auto",
+        schedule: str | ScheduleLike | None = None,
+    ) -> Trainer:
+        """A trainer that continues where the checkpoint stands.
+
+        Args:
+            path: file written by :meth:`save`.
+            model: needed when the checkpoint is not of an MLP; its arrays must fit.
+            backend: where to go on.
+            schedule: needed when the saved one was a function of the user's.
+        """
+        from nnkernels.nn.checkpoint import load_trainer
+
+        return load_trainer(path, model=model, backend=backend, schedule=schedule)
+
+
+def _default_metrics(model: Model) -> tuple[str, ...]:
+    return ("accuracy",) if model.loss.name in CLASSIFIERS else ()
+
+
+def _first_reason(hooks: Sequence[Callback], trainer: Trainer, record: Epoch) -> str | None:
+    """Call all hooks; why the first of them wants to stop."""
+    reasons = [hook.reason for hook in hooks if hook.epoch_end(trainer, record)]
+    return reasons[0] if reasons else None
+
+
+@contextlib.contextmanager
+def _kept_counts(state: State) -> Iterator[None]:
+    """Put back scalars and counters afterwards: inference must not disturb a started epoch."""
+    names = ("scalars", "counters")
+    kept = {b: np.array(state.device.to_numpy(state.buffers[b])) for b in names}
+    try:
+        yield
+    finally:
+        state.restore(kept)

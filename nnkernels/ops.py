@@ -1,0 +1,3 @@
+"""Every operator of the catalogue, typed."""
+
+from nnkernels.catalog import *
