@@ -74,13 +74,8 @@ class Kernel:
 
     @property
     def origin(self) -> str:
-        """``module:function`` of the implementation, with file and line where known."""
-        function = inspect.unwrap(self.function)
-        if isinstance(function, functools.partial):
-            function = function.func
-        code = getattr(function, "__code__", None)
-        where = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
-        return f"{function_name(function)}{where}"
+        """``module:function`` of the implementation."""
+        return function_name(inspect.unwrap(self.function))
 
 
 def function_name(function: Any) -> str:

@@ -11,8 +11,7 @@ import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,14 +120,18 @@ def _default_for(arrays: Sequence[Any]) -> Backend:
     for array in arrays:
         if type(array).__module__.partition(".")[0] == "cupy":
             return get_backend(f"cupy:{array.device.id}")
-    return get_backend("numpy")
+    return _numpy()
+
+
+@functools.cache
+def _numpy() -> Backend:
+    return plugins.load("numpy")
 
 
 # --- a checked call ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What checking found out about calls of one operator with arrays of given shapes and dtypes."""
 
     op: Op[Any, Any]
@@ -141,6 +144,8 @@ class Plan:
     work: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
     checked_values: tuple[int, ...]
     updated: tuple[int, ...]
+    simple: bool
+    """One output, nothing updated, a kernel that takes any strides: the fast path."""
 
 
 _plans: dict[Any, Plan] = {}
@@ -153,16 +158,26 @@ class Dispatcher:
         self, op: Op[Any, Any], backend: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Check, allocate and run ``op``; returns its outputs, or the updated arguments."""
-        out = kwargs.pop("out", None)
+        out = kwargs.pop("out", None) if kwargs else None
         plan, arrays = _prepare(op, backend, args, kwargs)
-        outs = _allocate(plan) if out is None else _check_out(plan, arrays, out)
+        if out is None:
+            outs = _allocate(plan)
+        elif plan.simple and _separate(plan, arrays, out):
+            outs = (out,)
+        else:
+            outs = _check_out(plan, arrays, out)
         _run(plan, arrays, outs)
-        results = (*outs, *[arrays[i] for i in plan.updated])
-        return results[0] if len(results) == 1 else results
+        return outs[0] if plan.simple else _results(plan, arrays, outs)
 
     def get_backend(self, name: str) -> Backend:
         """See :func:`get_backend`."""
         return get_backend(name)
+
+
+def _results(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> Any:
+    """What a call returns: the outputs, then the updated arguments; a single one by itself."""
+    results = (*outs, *[arrays[i] for i in plan.updated])
+    return results[0] if len(results) == 1 else results
 
 
 def bind(
@@ -177,9 +192,8 @@ def bind(
     chosen = None if backend is None else get_backend(backend)
     plan, arrays = _prepare(op, chosen, args, params)
     outs = _allocate(plan) if out is None else _check_out(plan, arrays, out)
-    results = (*outs, *[arrays[i] for i in plan.updated])
-    result = results[0] if len(results) == 1 else results
-    if plan.kernel is None or not _direct(plan, arrays, outs):
+    result = _results(plan, arrays, outs)
+    if plan.kernel is None or not (plan.backend.strided or _all_packed(arrays, outs)):
         return lambda: (_run(plan, arrays, outs), result)[1]
     function, keywords = plan.kernel.function, _keywords(plan, outs)
 
@@ -193,16 +207,18 @@ def bind(
 def _prepare(
     op: Op[Any, Any], backend: Backend | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Plan, tuple[Array, ...]]:
-    if backend is None:
-        backend = _current.get() or _default_for(args)
+    host = True
     for a in args:
         if type(a) is not np.ndarray:
-            break
-    else:
+            host = False
+    if backend is None:
+        backend = _current.get() or (_numpy() if host else _default_for(args))
+    if host:
         key = (op, backend, tuple([(a.shape, a.dtype) for a in args]), tuple(kwargs.items()))
         plan = _lookup(key)
         if plan is not None:
-            _check_values(plan, args)
+            if plan.checked_values:
+                _check_values(plan, args)
             return plan, args
     args, params = _gather_arguments(op, args, kwargs)
     arrays = _normalise(op, backend, args)
@@ -365,6 +381,7 @@ def _plan(
             i for i, a in enumerate(signature.inputs) if a.interval is not None and a.kind != "float"
         ),
         tuple(op.inputs.index(name) for name in op.updates),
+        simple=len(signature.outputs) == 1 and not op.updates,
     )
 
 
@@ -442,6 +459,19 @@ def _allocate(plan: Plan) -> tuple[Any, ...]:
     return tuple([empty(shape, dtype) for shape, dtype in plan.outputs])
 
 
+def _separate(plan: Plan, arrays: Sequence[Any], out: Any) -> bool:
+    """Whether ``out`` is plainly right: a writable array that fits and shares no memory."""
+    shape, dtype = plan.outputs[0]
+    if type(out) is not np.ndarray or out.shape != shape or out.dtype != dtype:
+        return False
+    if not out.flags.writeable:
+        return False
+    for array in arrays:  # noqa: SIM110  # a loop: this is the fast path
+        if np.may_share_memory(out, array):
+            return False
+    return True
+
+
 def _check_out(plan: Plan, arrays: Sequence[Any], out: Any) -> tuple[Any, ...]:
     outs = out if isinstance(out, tuple) else (out,)
     if len(outs) != len(plan.outputs):
@@ -501,7 +531,7 @@ def _run(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> None:
     try:
         if plan.kernel is None:
             _run_composed(plan, arrays, outs)
-        elif _direct(plan, arrays, outs):
+        elif plan.backend.strided or _all_packed(arrays, outs):
             with np.errstate(all="ignore"):
                 plan.kernel.function(*arrays, **_keywords(plan, outs))
         else:
@@ -526,8 +556,8 @@ def _keywords(plan: Plan, outs: tuple[Any, ...]) -> dict[str, Any]:
     return keywords
 
 
-def _direct(plan: Plan, arrays: Sequence[Any], outs: Sequence[Any]) -> bool:
-    return plan.backend.strided or all(_packed(a) for a in (*arrays, *outs) if a is not None)
+def _all_packed(arrays: Sequence[Any], outs: Sequence[Any]) -> bool:
+    return all(_packed(a) for a in (*arrays, *outs) if a is not None)
 
 
 def _packed(array: Any) -> bool:

@@ -7,7 +7,6 @@ operator or function, the argument, what was expected, what came, and the remedy
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -111,6 +110,8 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 def suggestion(name: str, choices: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the nearest of ``choices``, or the list of choices."""
+    import difflib  # only errors need it: importing nnkernels must stay as quick as NumPy
+
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=1)
     if near:

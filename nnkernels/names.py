@@ -1,13 +1,13 @@
 """The written form of a backend: ``base[:device][(settings)][[swaps]]``.
 
-Examples: ``numpy``, ``cupy:1``, ``numpy(threads=1)``, ``numpy(threads=2)[relu=mypkg.kernels:relu]``.
+Examples: ``numpy``, ``cupy:1``, ``numpy(threads=1)``,
+``numpy(threads=2)[relu=mypkg.kernels:relu]``.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnkernels.errors import InputError
 
@@ -16,8 +16,7 @@ _NAME = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BackendName:
+class BackendName(NamedTuple):
     """A backend's name taken apart."""
 
     base: str
@@ -44,6 +43,8 @@ def parse_backend(text: str) -> BackendName:
     Raises:
         InputError: the text is not of the form ``base[:device][(settings)][[op=kernel,...]]``.
     """
+    if not isinstance(text, str):
+        raise InputError(f"backend name must be a text such as 'numpy', got {text!r}")
     match = _NAME.fullmatch(text.strip())
     if match is None:
         raise InputError(
@@ -53,7 +54,9 @@ def parse_backend(text: str) -> BackendName:
     settings: dict[str, Any] = _pairs(text, match["settings"])
     for key in settings:
         if key not in ("threads", "precision"):
-            raise InputError(f"backend name {text!r}: settings are threads and precision, not {key!r}")
+            raise InputError(
+                f"backend name {text!r}: settings are threads and precision, not {key!r}"
+            )
     if "threads" in settings:
         settings["threads"] = _integer(text, settings["threads"])
     return BackendName(match["base"], match["device"], settings, _pairs(text, match["swaps"]))
@@ -66,11 +69,13 @@ def _pairs(text: str, inside: str | None) -> dict[str, str]:
             key, equals, value = item.partition("=")
             if not equals or not value.strip():
                 raise InputError(f"backend name {text!r}: {item!r} is not of the form name=value")
+            if key.strip() in pairs:
+                raise InputError(f"backend name {text!r}: {key.strip()!r} is given twice")
             pairs[key.strip()] = value.strip()
     return pairs
 
 
 def _integer(text: str, value: str) -> int:
-    if not value.isdigit():
+    if not re.fullmatch("[0-9]{1,9}", value):
         raise InputError(f"backend name {text!r}: threads must be a whole number, got {value!r}")
     return int(value)

@@ -3,27 +3,28 @@
 A backend's module has one function, ``load() -> Backend``; nothing is imported before a backend is
 named. Third parties register theirs in the entry-point group ``nnkernels.backends``, pointing at
 such a function or at a :class:`~nnkernels.backend.Backend`. A plug-in that fails to load stays
-listed with its reason and harms nobody else.
+listed with its reason and harms nobody else: a claim on a built-in name is listed as an error and
+never served, one name claimed by two third parties is an error when it is asked for.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
-import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from nnkernels.backend import Backend
 from nnkernels.errors import BackendError, BackendUnavailableError, unknown
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 GROUP = "nnkernels.backends"
+OWN = "nnkernels"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """Where a backend of some name can be loaded from."""
 
     name: str
@@ -32,29 +33,38 @@ class Source:
 
 
 def _builtin_names() -> list[str]:
-    folder = Path(__file__).parent / "backends"
-    return [m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")]
+    import pkgutil
+
+    from nnkernels import backends
+
+    return [m.name for m in pkgutil.iter_modules(backends.__path__) if m.name[0] != "_"]
 
 
 def _load_builtin(name: str) -> object:
     return importlib.import_module(f"nnkernels.backends.{name}").load()
 
 
-def _load_entry_point(entry: importlib.metadata.EntryPoint) -> object:
+def _load_entry_point(entry: EntryPoint) -> object:
     target = entry.load()
     return target if isinstance(target, Backend) else target()
 
 
 def sources() -> dict[str, list[Source]]:
-    """All known backends by name, built-in first; two sources of one name are a clash."""
+    """All claims on every name, the built-in one first; more than one is a clash."""
+    from importlib.metadata import entry_points  # a quarter of NumPy's import time
+
     found: dict[str, list[Source]] = {}
     for name in _builtin_names():
-        found[name] = [Source(name, "nnkernels", functools.partial(_load_builtin, name))]
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        owner = entry.dist.name if entry.dist is not None else entry.value
+        found[name] = [_builtin(name)]
+    for entry in entry_points(group=GROUP):
+        owner = (entry.dist.name if entry.dist is not None else None) or entry.value
         source = Source(entry.name, owner, functools.partial(_load_entry_point, entry))
         found.setdefault(entry.name, []).append(source)
     return found
+
+
+def _builtin(name: str) -> Source:
+    return Source(name, OWN, functools.partial(_load_builtin, name))
 
 
 _loaded: dict[str, Backend] = {}
@@ -71,33 +81,34 @@ def load(name: str) -> Backend:
     """
     if name not in _loaded and name not in _failed:
         try:
-            _loaded[name] = _load(name)
+            _loaded.setdefault(name, _run(_source(name)))
         except BackendError as error:
             _failed[name] = error
     if name in _failed:
-        raise _failed[name]
+        # Without the old traceback, which would keep the frames of every earlier caller alive.
+        raise _failed[name].with_traceback(None)
     return _loaded[name]
 
 
-def _load(name: str) -> Backend:
+def _source(name: str) -> Source:
+    if name in _builtin_names():  # without asking what else is installed: that cannot break these
+        return _builtin(name)
     known = sources()
     if name not in known:
         raise unknown("backend", name, known)
     if len(known[name]) > 1:
-        owners = " and ".join(s.origin for s in known[name])
-        raise BackendError(f"backend {name!r} is claimed by {owners}; uninstall one of them")
-    source = known[name][0]
-    backend = _run(source)
-    if not isinstance(backend, Backend):
-        raise BackendError(f"backend {name!r} of {source.origin} gave {backend!r}, not a Backend")
-    if reason := backend.device.available():
-        raise BackendUnavailableError(f"backend {name!r} is not available: {reason}")
-    return backend
+        raise BackendError(_clash(known[name]))
+    return known[name][0]
 
 
-def _run(source: Source) -> object:
+def _clash(claims: list[Source]) -> str:
+    owners = " and ".join(claim.origin for claim in claims)
+    return f"backend {claims[0].name!r} is claimed by {owners}; uninstall one of them"
+
+
+def _run(source: Source) -> Backend:
     try:
-        return source.load()
+        return _checked(source, source.load())
     except BackendError:
         raise
     except (Exception, SystemExit) as error:
@@ -108,9 +119,32 @@ def _run(source: Source) -> object:
         ) from error
 
 
+def _checked(source: Source, backend: object) -> Backend:
+    if not isinstance(backend, Backend):
+        raise BackendError(
+            f"backend {source.name!r} of {source.origin} gave {backend!r}, not a Backend"
+        )
+    if backend.name != source.name:
+        raise BackendError(
+            f"backend {source.name!r} of {source.origin} calls itself {backend.name!r}; results "
+            "carry that name, so both must agree"
+        )
+    if reason := backend.device.available():
+        raise BackendUnavailableError(f"backend {source.name!r} is not available: {reason}")
+    return backend
+
+
 def availability() -> dict[str, str | None]:
-    """Every known backend with None when it works here, else the reason why it does not."""
-    return {name: _reason(name) for name in sources()}
+    """Every known backend with None when it works here, else the reason why it does not.
+
+    All are loaded. A third party's claim on a built-in name is listed as ``name (distribution)``.
+    """
+    reasons: dict[str, str | None] = {}
+    for name, claims in sources().items():
+        reasons[name] = _reason(name)
+        if claims[0].origin == OWN:
+            reasons |= {f"{name} ({claim.origin})": _clash(claims) for claim in claims[1:]}
+    return reasons
 
 
 def _reason(name: str) -> str | None:

@@ -21,9 +21,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -51,8 +50,7 @@ class Mismatch(Exception):
         self.expected = expected
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(NamedTuple):
     """An interval of numbers; a bound may be the label of a dimension."""
 
     low: str
@@ -61,7 +59,8 @@ class Interval:
     high_closed: bool
 
     def __str__(self) -> str:
-        return f"{'[' if self.low_closed else '('}{self.low},{self.high}{']' if self.high_closed else ')'}"
+        first, last = "[" if self.low_closed else "(", "]" if self.high_closed else ")"
+        return f"{first}{self.low},{self.high}{last}"
 
     def bounds(self, dims: Mapping[str, Any]) -> tuple[float, float]:
         """Numeric bounds, with labels replaced by their sizes."""
@@ -81,8 +80,7 @@ def _number(text: str, dims: Mapping[str, Any]) -> float:
     return float(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(NamedTuple):
     """One input, output or scratch array of a signature."""
 
     name: str
@@ -108,23 +106,26 @@ class Argument:
         return floating if self.kind == "float" else KIND_DTYPES[self.kind]
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(NamedTuple):
     """Inputs and outputs of an operator."""
 
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
 
     @property
+    def arrays(self) -> tuple[Argument, ...]:
+        """Inputs that are more than one number, then all outputs."""
+        return (*(a for a in self.inputs if a.kind not in ("scalar", "counter")), *self.outputs)
+
+    @property
     def rowwise(self) -> bool:
         """Whether every element, or row of the last dimension, is computed on its own."""
-        arrays = [a for a in self.inputs if a.kind not in ("scalar", "counter")]
-        return all(a.variadic for a in (*arrays, *self.outputs))
+        return all(a.variadic for a in self.arrays)
 
     @property
     def elementwise(self) -> bool:
         """Whether every element is computed on its own."""
-        return self.rowwise and all(a.dims == ("...",) for a in self.outputs)
+        return all(a.dims == ("...",) for a in self.arrays)
 
     def solve(self, shapes: Sequence[tuple[int, ...]], params: Mapping[str, Any]) -> Dims:
         """Sizes of all labels, or :class:`Mismatch` naming the first argument that does not fit."""

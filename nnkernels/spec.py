@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from nnkernels.errors import InputError, unknown
 
 Array: TypeAlias = npt.NDArray[Any]
 Params: TypeAlias = Mapping[str, Any]
+REQUIRED = inspect.Parameter.empty
+"""In place of the default of a parameter that has none."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -36,7 +39,11 @@ class Error:
     scale: Callable[..., tuple[Any, ...]] | None = None
 
     def bound(
-        self, outputs: tuple[Array, ...], inputs: tuple[Any, ...], params: Params, dtype: np.dtype[Any]
+        self,
+        outputs: tuple[Array, ...],
+        inputs: tuple[Any, ...],
+        params: Params,
+        dtype: np.dtype[Any],
     ) -> tuple[Array, ...]:
         """Largest allowed absolute error of every output (float64 arrays)."""
         if self.c == 0:
@@ -58,6 +65,35 @@ class Cost:
     """
 
     flops: float | Callable[[Mapping[str, Any]], float] = 0
+
+
+class ParameterType(NamedTuple):
+    """What a parameter of some annotation accepts, and the Python type it is handed on as."""
+
+    python: type
+    accepts: tuple[type, ...]
+    words: str
+
+    def convert(self, what: str, value: Any) -> Any:
+        """``value`` in the Python type; one of another type is refused."""
+        if not isinstance(value, self.accepts) or (
+            isinstance(value, bool) and self.python is not bool
+        ):
+            raise InputError(f"{what} must be {self.words}, got {value!r}")
+        try:
+            # A NumPy scalar handed on to a kernel would promote float32 arrays to float64.
+            return self.python(value)
+        except OverflowError:
+            raise InputError(f"{what} is beyond the range of float64") from None
+
+
+PARAMETER_TYPES: Mapping[Any, ParameterType] = {
+    "bool": ParameterType(bool, (bool, np.bool_), "True or False"),
+    "int": ParameterType(int, (int, np.integer), "a whole number"),
+    "float": ParameterType(float, (int, float, np.integer, np.floating), "a number"),
+    "str": ParameterType(str, (str,), "a text"),
+}
+"""By annotation; a parameter of any other annotation is handed on as it came."""
 
 
 class Runtime(Protocol):
@@ -119,19 +155,20 @@ class Op(Generic[P, R]):
     limits: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     covers: tuple[str, ...] = ()
     derivative: Op[Any, Any] | None = field(default=None, init=False)
-    wrt: tuple[str, ...] = field(default=(), init=False)
+    differentiable: tuple[str, ...] = field(default=(), init=False)
     composition: Callable[..., Any] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        parameters = inspect.signature(self.reference).parameters.values()
+        # inspect.signature would say the same in a tenth of NumPy's import time for all operators.
+        code, defaults = self.reference.__code__, self.reference.__kwdefaults__ or {}
+        last = code.co_argcount + code.co_kwonlyargcount
+        keywords = code.co_varnames[code.co_argcount : last]
         self.name = self.reference.__name__
         self.__doc__ = self.reference.__doc__
         self.__module__ = self.reference.__module__
         self.__wrapped__ = self.reference
-        self.inputs = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
-        self.params = {
-            p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "out"
-        }
+        self.inputs = code.co_varnames[: code.co_argcount]
+        self.params = {n: defaults.get(n, REQUIRED) for n in keywords if n != "out"}
         if self.name in OPERATORS:
             raise InputError(f"operator {self.name!r} is declared twice; rename one of them")
         OPERATORS[self.name] = self
@@ -157,24 +194,34 @@ class Op(Generic[P, R]):
         """Defaults overlaid by ``given``; unknown, missing or out-of-range ones are refused."""
         for name in given:
             if name not in self.params:
-                raise unknown(f"parameter of {self.name}", name, [*self.params, *self.inputs, "out"])
-        params = {**self.params, **given}
-        for name, value in params.items():
-            if value is inspect.Parameter.empty:
-                raise InputError(f"{self.name}: parameter {name!r} is required")
-            if name in self.limits:
-                self._check_limit(name, value)
-        return params
+                raise unknown(
+                    f"parameter of {self.name}", name, [*self.params, *self.inputs, "out"]
+                )
+        return {name: self._checked(name, v) for name, v in {**self.params, **given}.items()}
 
-    def _check_limit(self, name: str, value: Any) -> None:
-        limit = self.limits[name]
+    def _checked(self, name: str, value: Any) -> Any:
+        """``value`` as a plain Python value of the parameter's annotated type, within its limit."""
+        if value is REQUIRED:
+            raise InputError(f"{self.name}: parameter {name!r} is required")
+        annotation = self.reference.__annotations__.get(name)
+        expected = PARAMETER_TYPES.get(getattr(annotation, "__name__", annotation))
+        if expected is not None:
+            value = expected.convert(f"{self.name}: {name}", value)
+        limit = self.limits.get(name)
         if isinstance(limit, tuple):
             if value not in limit:
                 raise unknown(f"{self.name} {name}", str(value), limit)
-        elif not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
-            raise InputError(f"{self.name}: {name} must be a number, got {value!r}")
-        elif not sig.parse_interval(limit).contains(float(value), float(value), {}):
+        elif limit is not None and not sig.parse_interval(limit).contains(value, value, {}):
             raise InputError(f"{self.name}: {name} must lie in {limit}, got {value!r}")
+        return value
+
+    @property
+    def wrt(self) -> tuple[str, ...]:
+        """Inputs whose gradients the derivative returns, in its order."""
+        if self.derivative is None or self.differentiable:
+            return self.differentiable
+        derivative = self.derivative
+        return self.inputs[: len(derivative.signatures(derivative.params)[0].outputs)]
 
     def result_names(self, signature: sig.Signature) -> tuple[str, ...]:
         """Names of the outputs, then of the updated arguments."""
@@ -214,13 +261,17 @@ class Op(Generic[P, R]):
         def declare(reference: Callable[P2, R2]) -> Op[P2, R2]:
             text = signature or ",".join(["(...)"] * (1 + len(self.saves))) + "->(...)"
             op = Op(
-                reference, text, error, cost, limits=self.limits if limits is None else limits, covers=covers
+                reference,
+                text,
+                error,
+                cost,
+                limits=self.limits if limits is None else limits,
+                covers=covers,
             )
             expected = (f"{self.name}_backward", ("grad", *self.saves))
             if (op.name, op.inputs) != expected:
                 raise InputError(f"derivative of {self.name}: expected {expected[0]}{expected[1]}")
-            count = len(op.signatures(op.params)[0].outputs)
-            self.derivative, self.wrt = op, tuple(wrt or self.inputs[:count])
+            self.derivative, self.differentiable = op, tuple(wrt or ())
             return op
 
         return declare
@@ -263,6 +314,8 @@ def op(
 
 def get_op(name: str) -> Op[Any, Any]:
     """The operator called ``name``; an unknown one raises with the nearest match."""
+    if not isinstance(name, str):
+        raise InputError(f"get_op: name must be a text, got {name!r}")
     try:
         return OPERATORS[name]
     except KeyError:

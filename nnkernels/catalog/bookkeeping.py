@@ -12,7 +12,18 @@ from nnkernels.spec import Array, Error, op
 __all__ = ["accumulate", "advance", "count", "tick"]
 
 
-@op("()scalar,()->", error=Error(2), updates=("total",), limits={"weight": "(-inf,inf)"})
+def _accumulate_scale(
+    results: tuple[Array, ...], total: Array, value: Array, *, weight: float
+) -> tuple[Array, ...]:
+    return (np.abs(total) + np.abs(weight * value),)
+
+
+@op(
+    "()scalar,()->",
+    error=Error(1, _accumulate_scale),
+    updates=("total",),
+    limits={"weight": "(-inf,inf)"},
+)
 def accumulate(total: Array, value: Array, *, weight: float = 1.0) -> Array:
     """Add ``weight * value`` to the float64 sum ``total``, in place."""
     return np.asarray(total + weight * value.astype(np.float64))

@@ -42,7 +42,11 @@ def argmax(x: Array, *, out: Array | None = None) -> Array:
     return columns
 
 
-@op("(b,c+),(b)int[0,c)->()int | (b,c+),(b,c+)->()int", error=Error(0))
+@op(
+    "(b,c+),(b)int[0,c)->()int | (b,c+),(b,c+)->()int",
+    error=Error(0),
+    limits={"threshold": "(-inf,inf)"},
+)
 def count_correct(
     scores: Array, targets: Array, *, threshold: float = 0.5, out: Array | None = None
 ) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from nnkernels.spec import Array, Cost, Error, op
@@ -33,14 +35,20 @@ def _normalise_scale(
 ) -> Scales:
     """Errors of the mean, and what becomes of them.
 
-    A mean errs by ``sqrt(n) mean(|x|)`` units; the variance, computed from the differences, by
-    itself and the square of that, for which float32's eps stands in all dtypes.
+    Sums of n terms spread by ``sqrt(n)``. The variance is computed from the differences: it errs
+    by its own sum and by the square of the mean's error, for which float32's eps stands in all
+    dtypes.
     """
     y, _, variance = outputs
-    shift = np.sqrt(x.shape[axis]) * np.abs(x).mean(axis)
+    spread = np.sqrt(x.shape[axis])
+    shift = spread * np.abs(x).mean(axis)
     inverse = np.abs(gamma) / np.sqrt(np.expand_dims(variance, axis) + eps)
-    y_scale = inverse * (np.abs(x) + np.expand_dims(shift, axis)) + np.abs(y) + np.abs(beta)
-    return y_scale, shift, variance + 2.0**-23 * np.square(shift)
+    y_scale = (
+        inverse * (np.abs(x) + np.expand_dims(shift, axis))
+        + spread * np.abs(y - beta)
+        + np.abs(beta)
+    )
+    return y_scale, shift, spread * variance + 2.0**-23 * np.square(shift)
 
 
 def _normalise_backward(
@@ -66,16 +74,16 @@ def _normalise_backward_scale(
     return inverse * (g + level + normalised * slope), np.abs(grad) * normalised
 
 
-def _row_sum_scale(terms: Array) -> Array:
-    """``sqrt(rows)`` times the sum of sizes over all dimensions but the last."""
-    rows = np.abs(terms).reshape(-1, terms.shape[-1])
-    scale: Array = np.sqrt(max(len(rows), 1)) * rows.sum(0)
-    return scale
-
-
 def _row_sum(terms: Array) -> Array:
+    """Sum over all dimensions but the last."""
     sums: Array = terms.sum(tuple(range(terms.ndim - 1)))
     return sums
+
+
+def _row_sum_scale(terms: Array) -> Array:
+    rows = math.prod(terms.shape[:-1])
+    scale: Array = np.sqrt(max(rows, 1)) * _row_sum(np.abs(terms))
+    return scale
 
 
 def _batch_norm_scale(
@@ -150,7 +158,7 @@ def batch_norm_backward(
     Shapes: ``grad`` and ``x`` (b, n), the others (n); results (b, n), (n), (n).
     """
     grad_x, products = _normalise_backward(grad, x, gamma, mean, variance, 0, eps)
-    return grad_x, products.sum(0), grad.sum(0)
+    return grad_x, _row_sum(products), _row_sum(grad)
 
 
 def _inference_scale(

@@ -83,7 +83,7 @@ def dropout_backward(
     return grad * mask * (1 / (1 - p))
 
 
-@op("(...)->()", error=Error(8), cost=Cost(1), saves=("w",), kinks=(0.0,), limits=STRENGTH)
+@op("(...)->()", error=Error(4), cost=Cost(1), saves=("w",), kinks=(0.0,), limits=STRENGTH)
 def l1_penalty(w: Array, *, strength: float = 0.01, out: Array | None = None) -> Array:
     """``strength`` times the sum of ``|w|``: the lasso.
 
@@ -106,7 +106,7 @@ def l1_penalty_backward(
     return grad * strength * np.sign(w)
 
 
-@op("(...)->()", error=Error(8), cost=Cost(1), saves=("w",), limits=STRENGTH)
+@op("(...)->()", error=Error(4), cost=Cost(1), saves=("w",), limits=STRENGTH)
 def l2_penalty(w: Array, *, strength: float = 0.01, out: Array | None = None) -> Array:
     """``strength`` times the sum of ``w²``, without a factor 1/2: ridge, or Tikhonov.
 

@@ -245,7 +245,7 @@ def adam(
 
 @op(
     _ADAM,
-    error=Error(6, _adamw_scale),
+    error=Error(4, _adamw_scale),
     cost=Cost(12),
     updates=("param", "m", "v"),
     limits=BETAS,
@@ -294,7 +294,7 @@ def _norm_scale(results: Scales, grad: Array, *, max_norm: float) -> Scales:
 
 @op(
     "(...)->norm()scalar",
-    error=Error(4, _norm_scale),
+    error=Error(8, _norm_scale),
     cost=Cost(lambda dims: 3.0 * float(np.prod(dims["..."]))),
     updates=("grad",),
     limits={"max_norm": "(0,inf)"},

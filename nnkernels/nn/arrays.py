@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.errors import (
-    DTypeError,
-    InputError,
-    LabelError,
-    NonFiniteError,
-    ShapeError,
-)
+from nnkernels import signature as sig
+from nnkernels.errors import DTypeError, InputError, LabelError, ShapeError
+from nnkernels.nn.checks import as_finite, as_numeric
 from nnkernels.nn.model import Model
 from nnkernels.spec import Array
 
@@ -51,37 +47,14 @@ def check_samples(model: Model, x: Any, y: Any, what: str) -> Samples:
 
 def check_features(model: Model, x: Any, what: str) -> Array:
     """Features (n, inputs) in the model's dtype, C-contiguous, all finite."""
-    array = _numeric(x, what)
+    array = as_numeric(what, x)
     if array.ndim != 2 or array.shape[1] != model.inputs:
         raise ShapeError(f"{what} must have shape (rows, {model.inputs}), got {array.shape}")
-    return _finite(np.ascontiguousarray(array, dtype=model.dtype), what)
-
-
-def _numeric(value: Any, what: str) -> Array:
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise InputError(f"{what} has masked elements; fill them first: x.filled(...)")
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{what} cannot become an array (ragged?): {error}") from error
-    if array.dtype.kind not in "fiub":
-        raise DTypeError(f"{what} has dtype {array.dtype}; real numbers are needed")
-    return array
-
-
-def _finite(array: Array, what: str) -> Array:
-    if not np.isfinite(array).all():
-        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise NonFiniteError(
-            f"{what} is {array[at]} in row {at[0]}"
-            + (f", column {at[1]}" if len(at) > 1 else "")
-            + "; training needs finite numbers (remove or fill such rows)"
-        )
-    return array
+    return as_finite(what, array, model.dtype)
 
 
 def _targets(model: Model, y: Any, what: str) -> Array:
-    array = _numeric(y, what)
+    array = as_numeric(what, y)
     if array.dtype.kind in "iub" and array.ndim == 1 and model.outputs > 1:
         labels = _labels(model, array, what)
         return labels if model.loss.takes_labels else _one_hot(labels, model)
@@ -94,7 +67,18 @@ def _targets(model: Model, y: Any, what: str) -> Array:
         array = array[:, None]
     if array.ndim != 2 or array.shape[1] != model.outputs:
         raise ShapeError(f"{what} must have shape (rows, {model.outputs}), got {array.shape}")
-    return _finite(np.ascontiguousarray(array, dtype=model.dtype), what)
+    rows = as_finite(what, array, model.dtype)
+    _check_domain(model.loss.target_interval, rows, what)
+    return rows
+
+
+def _check_domain(interval: sig.Interval | None, rows: Array, what: str) -> None:
+    """Refuse targets that the loss is not defined for (a probability of 2)."""
+    if interval is None or not len(rows) or interval.contains(rows.min(), rows.max(), {}):
+        return
+    low, high = interval.bounds({})
+    row = int(np.argwhere((rows < low) | (rows > high))[0][0])
+    raise LabelError(f"{what} must lie in {interval}, got {rows[row].tolist()} in row {row}")
 
 
 def _labels(model: Model, array: Array, what: str) -> Array:

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnkernels.errors import InputError, unknown
+from nnkernels.nn.checks import check_number, check_whole
 from nnkernels.nn.history import Epoch
 from nnkernels.spec import Array
 
 if TYPE_CHECKING:
     from nnkernels.nn.trainer import Trainer
+
+
+CUT_OFF = ("diverged", "SIGINT", "SIGTERM")
+"""Reasons after which ``fit`` raises."""
 
 
 class Callback:
@@ -43,7 +48,8 @@ class EarlyStopping(Callback):
         monitor: figure of the history; ``val_loss`` needs validation data.
         patience: epochs without improvement that are tolerated.
         min_delta: smallest change that counts as improvement.
-        restore_best: put back the parameters of the best epoch at the end.
+        restore_best: put back the parameters of the best epoch at the end; not when a signal
+            or divergence cut the training off.
         mode: ``"min"`` or ``"max"``; by default ``"max"`` for accuracies.
     """
 
@@ -58,8 +64,8 @@ class EarlyStopping(Callback):
         restore_best: bool = True,
         mode: str | None = None,
     ) -> None:
-        if patience < 0 or not min_delta >= 0:
-            raise InputError("EarlyStopping: patience and min_delta must be 0 or more")
+        check_whole("EarlyStopping: patience", patience, 0)
+        check_number("EarlyStopping: min_delta", min_delta, "[0,inf)")
         chosen = mode or ("max" if "accuracy" in monitor else "min")
         if chosen not in ("min", "max"):
             raise unknown("EarlyStopping mode", chosen, ("min", "max"))
@@ -86,19 +92,17 @@ class EarlyStopping(Callback):
         return self.waited > self.patience
 
     def train_end(self, trainer: Trainer) -> None:
-        """Restore the best weights."""
-        if self._weights is not None:
+        """Restore the best weights, unless training can go on from where it was cut off."""
+        if self._weights is not None and trainer.history.stop_reason not in CUT_OFF:
             trainer.set_weights(self._weights)
-            self._weights = None
+        self._weights = None
 
 
 class Checkpoint(Callback):
     """Save the trainer to ``path`` every ``every`` epochs and at the end."""
 
     def __init__(self, path: str | Path, *, every: int = 1) -> None:
-        if every < 1:
-            raise InputError(f"Checkpoint: every must be 1 or more, got {every!r}")
-        self.path, self.every = Path(path), every
+        self.path, self.every = Path(path), check_whole("Checkpoint: every", every, 1)
 
     def epoch_end(self, trainer: Trainer, record: Epoch) -> None:
         """Save."""

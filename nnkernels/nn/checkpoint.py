@@ -6,7 +6,9 @@ file's metadata. Nothing is pickled, and a file is checked as a whole before any
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ import msgspec
 import numpy as np
 
 from nnkernels.backend import Backend
-from nnkernels.errors import CheckpointError
+from nnkernels.dispatch import get_backend
+from nnkernels.errors import CheckpointError, InputError
 from nnkernels.nn.history import Epoch
 from nnkernels.nn.model import MLP, Architecture, Model
 from nnkernels.nn.optimizers import AnyOptimizer
@@ -76,7 +79,7 @@ def save_trainer(trainer: Trainer, path: str | Path) -> None:
     for name, arrays in trainer.history.recorded.items():
         tensors[RECORDED + name] = np.stack(arrays)
     metadata = _architecture_metadata(trainer.model)
-    metadata["training"] = msgspec.json.encode(_training(trainer)).decode()
+    metadata["training"] = _encode(_training(trainer))
     save_tensors(path, tensors, metadata)
 
 
@@ -94,18 +97,23 @@ def load_trainer(
     training = _decode(path, "training", metadata["training"], Training)
     if training.schedule == CUSTOM and schedule is None:
         raise CheckpointError(f"{path}: trained with a schedule function; give schedule= again")
-    trainer = Trainer(
-        model if model is not None else _model(path, metadata),
-        training.optimizer,
-        backend=backend,
-        metrics=training.metrics,
-        schedule=schedule if schedule is not None else training.schedule,
-        clip_norm=training.clip_norm,
-        clip_value=training.clip_value,
-    )
+    backend = get_backend(backend)
+    with _refused(path):
+        trainer = Trainer(
+            model if model is not None else _model(path, metadata),
+            training.optimizer,
+            backend=backend,
+            metrics=training.metrics,
+            schedule=schedule if schedule is not None else training.schedule,
+            clip_norm=training.clip_norm,
+            clip_value=training.clip_value,
+        )
     recorded = {n: a for n, a in tensors.items() if n.startswith(RECORDED)}
     kept = {n: a for n, a in tensors.items() if n not in recorded}
-    _check_arrays(path, {n: trainer.state.view(n) for n in _kept_names(trainer)}, kept)
+    wanted = {n: trainer.state.view(n) for n in _kept_names(trainer)}
+    _check_arrays(path, wanted, kept)
+    if foreign := sorted(set(kept) - set(wanted)):
+        raise CheckpointError(f"{path}: holds {foreign[0]!r}; it is for another architecture")
     for name, array in kept.items():
         trainer.state.set(name, array)
     trainer.history.epochs = list(training.epochs)
@@ -138,7 +146,7 @@ def _training(trainer: Trainer) -> Training:
         schedule=schedule if plain else CUSTOM,  # type: ignore[arg-type]
         clip_norm=trainer.clip_norm,
         clip_value=trainer.clip_value,
-        settings=settings and Settings(settings.rows, settings.batch_size, settings.shuffle),
+        settings=Settings(*dataclasses.astuple(settings)) if settings else None,
         backend=trainer.backend.name,
         stop_reason=trainer.history.stop_reason,
         epochs=trainer.history.epochs,
@@ -148,14 +156,29 @@ def _training(trainer: Trainer) -> Training:
 def _architecture_metadata(model: Model) -> dict[str, str]:
     if not isinstance(model, MLP):
         return {}
-    return {"architecture": msgspec.json.encode(model.architecture).decode()}
+    return {"architecture": _encode(model.architecture)}
+
+
+def _encode(value: Any) -> str:
+    """JSON, with NumPy's numbers (``units=np.int64(8)``) as plain ones."""
+    return msgspec.json.encode(value, enc_hook=lambda number: number.item()).decode()
 
 
 def _model(path: str | Path, metadata: Mapping[str, str]) -> MLP:
     if "architecture" not in metadata:
         raise CheckpointError(f"{path}: does not describe an MLP; give model= to load its arrays")
     architecture = _decode(path, "architecture", metadata["architecture"], Architecture)
-    return MLP.from_architecture(architecture)
+    with _refused(path):
+        return MLP.from_architecture(architecture)
+
+
+@contextlib.contextmanager
+def _refused(path: str | Path) -> Iterator[None]:
+    """Blame the file for values that a model or a trainer refuses."""
+    try:
+        yield
+    except InputError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _decode(path: str | Path, what: str, text: str, kind: Any) -> Any:
@@ -171,7 +194,9 @@ def _check_arrays(
     """Every wanted array must be there in its shape and dtype."""
     for name, array in wanted.items():
         if name not in found:
-            raise CheckpointError(f"{path}: array {name!r} is missing; it is for another architecture")
+            raise CheckpointError(
+                f"{path}: array {name!r} is missing; it is for another architecture"
+            )
         got = found[name]
         if (got.shape, got.dtype) != (array.shape, array.dtype):
             raise CheckpointError(

@@ -18,7 +18,16 @@ from nnkernels.program import Interpreter, State
 from nnkernels.spec import Array
 
 CHUNK_SECONDS = 0.2
-PER_EPOCH = ("row", "epoch_step", "diverged", "loss_sum", "metric0", "metric1", "metric2", "metric3")
+PER_EPOCH = (
+    "row",
+    "epoch_step",
+    "diverged",
+    "loss_sum",
+    "metric0",
+    "metric1",
+    "metric2",
+    "metric3",
+)
 
 
 class Epochs:
@@ -69,7 +78,7 @@ class Epochs:
         self.state.set("schedule", rates)
         self._fed = dict(self._data)
         if self.shuffle:
-            order = shuffled(self.rows, self.model.seed, epoch)
+            order = shuffled(self.rows, int(self.state.number("seed")), epoch)
             self._fed["order"] = self.backend.asarray(order)
         for executable in self._executables.values():
             executable.feed(**self._fed)

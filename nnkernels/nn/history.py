@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -54,16 +55,17 @@ class History:
         return iter(self.epochs)
 
     def keys(self) -> list[str]:
-        """Names of the figures that every epoch has."""
-        return [*self.epochs[0].values, "learning_rate", "seconds"] if self.epochs else []
+        """Names of the figures, of all epochs together."""
+        names = dict.fromkeys(name for epoch in self.epochs for name in epoch.values)
+        return [*names, "learning_rate", "seconds"] if self.epochs else []
 
     def __getitem__(self, name: str) -> Array:
-        """One figure over the epochs, float64."""
+        """One figure over the epochs, float64; NaN for an epoch without it (no validation)."""
         if name not in self.keys():
             raise unknown("figure of the history", name, self.keys())
         if name in ("learning_rate", "seconds"):
             return np.array([getattr(e, name) for e in self.epochs])
-        return np.array([e.values[name] for e in self.epochs])
+        return np.array([e.values.get(name, math.nan) for e in self.epochs])
 
     def gradient_norms(self, name: str) -> Array:
         """Norms of one parameter's gradient over the epochs."""
@@ -82,7 +84,9 @@ class History:
         """
         ax = ax if ax is not None else _new_axes()
         for name in names or [n for n in ("loss", "val_loss") if n in self.keys()]:
-            ax.plot([e.epoch for e in self.epochs], self[name], label=name, marker=_marker(len(self)))
+            ax.plot(
+                [e.epoch for e in self.epochs], self[name], label=name, marker=_marker(len(self))
+            )
         ax.set_xlabel("epoch")
         if log:
             ax.set_yscale("log")

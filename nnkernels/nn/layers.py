@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from nnkernels.errors import InputError, unknown
+from nnkernels.errors import unknown
+from nnkernels.nn.checks import check_whole
 from nnkernels.nn.initialisers import get_initialiser
 from nnkernels.program import Builder
 from nnkernels.spec import OPERATORS, Array, Op
@@ -169,7 +170,9 @@ def activation_names() -> list[str]:
 
 def as_activation(value: Any) -> Activation:
     """An :class:`Activation` from a name, an operator or an Activation, checked."""
-    activation = value if isinstance(value, Activation) else Activation(getattr(value, "name", value))
+    activation = (
+        value if isinstance(value, Activation) else Activation(getattr(value, "name", value))
+    )
     if activation.name not in OPERATORS or not is_activation(OPERATORS[activation.name]):
         raise unknown("activation", str(activation.name), activation_names())
     OPERATORS[activation.name].full_params(activation.params)
@@ -177,7 +180,5 @@ def as_activation(value: Any) -> Activation:
 
 
 def check_width(what: str, value: Any) -> int:
-    """A layer's number of columns: a whole number from 1 to 2**24."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 < value <= 1 << 24:
-        raise InputError(f"{what} must be a whole number from 1 to {1 << 24}, got {value!r}")
-    return int(value)
+    """A layer's number of columns."""
+    return check_whole(what, value, 1, 1 << 24)

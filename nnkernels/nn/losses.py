@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from nnkernels import signature as sig
 from nnkernels.errors import unknown
 from nnkernels.spec import OPERATORS, Op, get_op
 
@@ -33,6 +34,12 @@ class Loss(msgspec.Struct, frozen=True):
         return any(s.inputs[1].kind == "int" for s in self.op.signatures(self.op.params))
 
     @property
+    def target_interval(self) -> sig.Interval | None:
+        """Where the values of targets that are rows of numbers must lie."""
+        targets = [s.inputs[1] for s in self.op.signatures(self.op.params)]
+        return next((t.interval for t in targets if t.kind == "float"), None)
+
+    @property
     def link(self) -> str | None:
         """Operator from raw outputs to probabilities; None where they are the same."""
         return LINKS.get(self.name)
@@ -48,7 +55,11 @@ def is_loss(op: Op[Any, Any]) -> bool:
     if op.derivative is None or len(op.inputs) != 2:
         return False
     signature = op.signatures(op.params)[0]
-    return bool(signature.outputs) and signature.outputs[0].dims == () and signature.inputs[0].dims != ()
+    return (
+        bool(signature.outputs)
+        and signature.outputs[0].dims == ()
+        and signature.inputs[0].dims != ()
+    )
 
 
 def loss_names() -> list[str]:

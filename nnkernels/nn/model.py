@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from nnkernels import signature as sig
-from nnkernels.errors import InputError, ShapeError, unknown
+from nnkernels.errors import InputError, unknown
+from nnkernels.nn.checks import as_finite, as_numeric, check_arrays, check_number, check_whole
 from nnkernels.nn.initialisers import default_for, get_initialiser
 from nnkernels.nn.layers import (
     NORMS,
     Activation,
     AnyLayer,
+    BatchNorm,
     Dropout,
     Layer,
+    LayerNorm,
     Linear,
     as_activation,
     check_width,
 )
 from nnkernels.nn.losses import Loss, as_loss
 from nnkernels.program import Builder
+from nnkernels.program.builder import check_floating
 from nnkernels.spec import Array
 
 MAX_PARAMETERS = 1 << 31
@@ -58,21 +61,18 @@ class Model:
     ) -> None:
         self._forward = forward
         self._describe(inputs, outputs, loss, dtype, seed)
-        self.parameters = {k: self._own(v) for k, v in parameters.items()}
-        self.statistics = {k: self._own(v) for k, v in (statistics or {}).items()}
+        self.parameters = {k: self._own(k, v) for k, v in parameters.items()}
+        self.statistics = {k: self._own(k, v) for k, v in (statistics or {}).items()}
 
     def _describe(self, inputs: Any, outputs: Any, loss: Any, dtype: Any, seed: Any) -> None:
         self.inputs, self.outputs = check_width("inputs", inputs), check_width("outputs", outputs)
         self.loss = as_loss(loss)
-        if np.dtype(dtype) not in sig.FLOAT_DTYPES:
-            raise InputError(f"model: dtype must be float32 or float64, got {dtype!r}")
-        self.dtype = np.dtype(dtype).name
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 63:
-            raise InputError(f"model: seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
-        self.seed = int(seed)
+        self.dtype = check_floating("model", dtype)
+        self.seed = check_whole("model: seed", seed, 0, (1 << 63) - 1)
 
-    def _own(self, value: Any) -> Array:
-        return np.array(value, dtype=self.dtype, order="C")
+    def _own(self, name: str, value: Any) -> Array:
+        what = f"parameter {name!r}"
+        return as_finite(what, as_numeric(what, value), self.dtype).copy()
 
     def forward(self, builder: Builder, x: int, *, training: bool) -> int:
         """Append the instructions from input slot ``x`` to the prediction; returns its slot."""
@@ -93,18 +93,11 @@ class Model:
         """Replace parameters or statistics by name; shapes must agree.
 
         Raises:
-            UnknownNameError, ShapeError: nothing is changed then.
+            UnknownNameError, ShapeError, DTypeError, NonFiniteError: nothing is changed then.
         """
         arrays = {**self.parameters, **self.statistics}
-        for name, value in values.items():
-            if name not in arrays:
-                raise unknown("parameter", name, arrays)
-            if np.shape(value) != arrays[name].shape:
-                raise ShapeError(
-                    f"parameter {name!r} has shape {arrays[name].shape}, got {np.shape(value)}"
-                )
-        for name, value in values.items():
-            arrays[name][...] = np.asarray(value)
+        for name, value in check_arrays(arrays, values).items():
+            arrays[name][...] = value
 
     @property
     def parameter_count(self) -> int:
@@ -177,8 +170,12 @@ class MLP(Model):
         seed: int = 0,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        if len(layers) < 2 or len(layers) > MAX_LAYERS:
-            raise InputError(f"MLP: give the inputs and 1 to {MAX_LAYERS - 1} layers, got {layers!r}")
+        layers = list(layers) if isinstance(layers, Iterable) else [layers]
+        if not 2 <= len(layers) <= MAX_LAYERS:
+            raise InputError(
+                f"MLP: give the number of inputs and 1 to {MAX_LAYERS - 1} layers, as in "
+                f"[784, 64, 10]; got {len(layers)} entries"
+            )
         first, *rest = layers
         inputs = check_width("MLP: the number of inputs", first)
         if all(isinstance(layer, Layer) for layer in rest):
@@ -187,7 +184,7 @@ class MLP(Model):
             options = (activation, output_activation, initialiser, bias_initialiser, dropout, norm)
             stack = _stack([check_width("MLP: layer size", n) for n in rest], *options)
         self._from_architecture(
-            Architecture(inputs, stack, as_loss(loss), l1, l2, np.dtype(dtype).name, seed)  # type: ignore[arg-type]
+            Architecture(inputs, stack, as_loss(loss), l1, l2, check_floating("MLP", dtype), seed)  # type: ignore[arg-type]
         )
         self.set_parameters(parameters or {})
 
@@ -214,9 +211,9 @@ class MLP(Model):
         for index, (layer, inputs) in enumerate(zip(self.layers, widths, strict=False)):
             label = layer.label(index)
             for name, array in layer.parameters(inputs, rng).items():
-                self.parameters[f"{label}.{name}"] = self._own(array)
+                self.parameters[f"{label}.{name}"] = self._own(name, array)
             for name, array in layer.statistics(inputs).items():
-                self.statistics[f"{label}.{name}"] = self._own(array)
+                self.statistics[f"{label}.{name}"] = self._own(name, array)
 
     def forward(self, builder: Builder, x: int, *, training: bool) -> int:
         """One layer after the other."""
@@ -233,7 +230,9 @@ class MLP(Model):
             if strength > 0:
                 with builder.label(kind):
                     terms += [
-                        builder.call(f"{kind}_penalty", builder.parameter(n, a.shape), strength=strength)
+                        builder.call(
+                            f"{kind}_penalty", builder.parameter(n, a.shape), strength=strength
+                        )
                         for n, a in self.parameters.items()
                         if n.endswith(".weight")
                     ]
@@ -250,9 +249,13 @@ def _stack(
     norm: str | None,
 ) -> list[Layer]:
     hidden = len(sizes) - 1
-    activations = list(activation) if isinstance(activation, (list, tuple)) else [activation] * hidden
+    activations = (
+        list(activation) if isinstance(activation, (list, tuple)) else [activation] * hidden
+    )
     if len(activations) != hidden:
-        raise InputError(f"MLP: {hidden} hidden layers need {hidden} activations, got {len(activations)}")
+        raise InputError(
+            f"MLP: {hidden} hidden layers need {hidden} activations, got {len(activations)}"
+        )
     if norm is not None and norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     layers: list[Layer] = []
@@ -279,12 +282,12 @@ def _check_layers(architecture: Architecture) -> None:
             for name in (layer.initialiser, layer.bias_initialiser):
                 get_initialiser(name)
             total += (width + 1) * layer.units
-        elif isinstance(layer, Dropout) and not 0 <= layer.p < 1:
-            raise InputError(f"{where}: p must lie in [0,1), got {layer.p!r}")
+        elif isinstance(layer, Dropout):
+            check_number(f"{where}: p", layer.p, "[0,1)")
+        elif isinstance(layer, (BatchNorm, LayerNorm)):
+            check_number(f"{where}: eps", layer.eps, "(0,inf)")
         width = layer.width(width)
     if total > MAX_PARAMETERS:
         raise InputError(f"MLP: {total:,} parameters, at most {MAX_PARAMETERS:,} are supported")
     for kind in ("l1", "l2"):
-        strength = getattr(architecture, kind)
-        if not 0 <= strength < float("inf"):
-            raise InputError(f"MLP: {kind} must be 0 or more, got {strength!r}")
+        check_number(f"MLP: {kind}", getattr(architecture, kind), "[0,inf)")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
 
 from nnkernels.errors import InputError, unknown
+from nnkernels.nn.checks import check_number
 from nnkernels.program import Builder
 from nnkernels.spec import get_op
 
@@ -27,11 +27,7 @@ class Optimizer(msgspec.Struct, frozen=True, tag_field="kind"):
 
     def check(self) -> None:
         """Refuse parameters that are out of range."""
-        rate = self.rate
-        if not isinstance(rate, (int, float)) or not (math.isfinite(rate) and rate > 0):
-            raise InputError(
-                f"{type(self).__name__}: learning_rate must be a finite number above 0, got {rate!r}"
-            )
+        check_number(f"{type(self).__name__}: learning_rate", self.rate, "(0,inf)")
         name, _, params = self.operator()
         get_op(name).full_params(params)
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from nnkernels.backend import Backend
 from nnkernels.dispatch import get_backend
-from nnkernels.errors import DivergedError, InputError, ShapeError, TrainingInterrupted, unknown
+from nnkernels.errors import DivergedError, InputError, TrainingInterrupted, unknown
 from nnkernels.nn.arrays import Samples, check_features, check_samples
 from nnkernels.nn.callbacks import Callback, ProgressBar
+from nnkernels.nn.checks import check_arrays, check_number, check_whole
 from nnkernels.nn.epochs import PER_EPOCH, Epochs, finite, reset
 from nnkernels.nn.history import Epoch, History
 from nnkernels.nn.interrupts import Pending, deferred
@@ -79,6 +80,8 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
     ) -> None:
+        if not isinstance(model, Model):
+            raise InputError(f"Trainer: model must be an MLP or another Model, got {model!r}")
         self.model = model
         self.optimizer = as_optimizer(optimizer, learning_rate)
         self.backend = get_backend(backend)
@@ -86,8 +89,8 @@ class Trainer:
         self.metrics = check_metrics(chosen)
         self.schedule = schedule
         for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-            if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"Trainer: {name} must be above 0 and finite, got {value!r}")
+            if value is not None:
+                check_number(f"Trainer: {name}", value, "(0,inf)")
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.history = History(self.backend.name)
         self.settings: FitSettings | None = None
@@ -133,16 +136,8 @@ class Trainer:
 
     def set_weights(self, values: Mapping[str, Any]) -> None:
         """Replace parameters and statistics by name; shapes must agree, else nothing changes."""
-        known = [*self.model.parameters, *self.model.statistics]
-        for name, value in values.items():
-            if name not in known:
-                raise unknown("parameter", name, known)
-            if np.shape(value) != self.state.view(name).shape:
-                raise ShapeError(
-                    f"parameter {name!r} has shape {self.state.view(name).shape}, got "
-                    f"{np.shape(value)}"
-                )
-        for name, value in values.items():
+        known = {**self.model.parameters, **self.model.statistics}
+        for name, value in check_arrays(known, values).items():
             self.state.set(name, value)
         self._update_model()
 
@@ -203,10 +198,11 @@ class Trainer:
             for _ in range(epochs):
                 self._train_epoch(runner, schedule, hooks, pending)
                 values = self._finish_epoch(runner, validation, record)
-                if reason := _first_reason(hooks, self, values):
+                reason = _first_reason(hooks, self, values)
+                self._check_interrupt(pending)
+                if reason:
                     self.history.stop_reason = reason
                     break
-                self._check_interrupt(pending)
         return self.history
 
     def _validation(self, data: tuple[Any, Any] | None) -> Samples | None:
@@ -220,12 +216,11 @@ class Trainer:
         self, rows: int, batch_size: int | None, shuffle: bool, epochs: int
     ) -> FitSettings:
         batch = rows if batch_size is None else batch_size
-        for name, value, low in (("batch_size", batch, 1), ("epochs", epochs, 0)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-                raise InputError(f"fit: {name} must be a whole number from {low}, got {value!r}")
+        check_whole("fit: epochs", epochs, 0)
+        batch = check_whole("fit: batch_size", batch, 1)
         if batch > rows:
             raise InputError(f"fit: batch_size {batch} is larger than the data ({rows} rows)")
-        settings = FitSettings(rows, int(batch), bool(shuffle))
+        settings = FitSettings(rows, batch, bool(shuffle))
         if self.state.number("epoch_step") and settings != self.settings:
             raise InputError(
                 f"fit: training stands inside an epoch with {self.settings}; continue with the same "
@@ -251,14 +246,13 @@ class Trainer:
 
     @contextlib.contextmanager
     def _hooked(self, hooks: Sequence[Callback], epochs: int) -> Iterator[None]:
-        for hook in hooks:
-            hook.train_begin(self, epochs)
-        try:
-            yield
-        finally:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._update_model)
+            for hook in reversed(hooks):  # what is pushed last is called first
+                stack.callback(hook.train_end, self)
             for hook in hooks:
-                hook.train_end(self)
-            self._update_model()
+                hook.train_begin(self, epochs)
+            yield
 
     def _train_epoch(
         self, runner: Epochs, schedule: ScheduleLike, hooks: Sequence[Callback], pending: Pending
@@ -301,6 +295,7 @@ class Trainer:
 
     def _check_interrupt(self, pending: Pending) -> None:
         if pending.signal is not None:
+            pending.answered = True
             self.history.stop_reason = pending.name
             step = int(self.state.number("step"))
             raise TrainingInterrupted(
@@ -369,8 +364,10 @@ class Trainer:
     def predict_proba(self, x: Any) -> Array:
         """Probabilities (n, outputs) of a classifier."""
         if self.model.loss.name not in CLASSIFIERS:
-            raise InputError(f"predict_proba: a model trained by {self.model.loss.name} gives values, "
-                             "not probabilities; use predict()")
+            raise InputError(
+                f"predict_proba: a model trained by {self.model.loss.name} gives values, "
+                "not probabilities; use predict()"
+            )
         return self._predict(x, self.model.loss.link)
 
     def predict(self, x: Any) -> Array:
@@ -379,8 +376,8 @@ class Trainer:
         if self.model.loss.name not in CLASSIFIERS:
             return outputs
         if self.model.outputs == 1:
-            return (outputs[:, 0] > self.model.loss.threshold).astype(np.int64)
-        return outputs.argmax(1)
+            return np.asarray(outputs[:, 0] > self.model.loss.threshold, np.int64)
+        return np.asarray(outputs.argmax(1), np.int64)
 
     def _predict(self, x: Any, link: str | None) -> Array:
         features = check_features(self.model, x, "predict: X")

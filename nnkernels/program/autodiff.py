@@ -20,12 +20,15 @@ from nnkernels.spec import Op, get_op
 def differentiate(builder: Builder, loss: int) -> None:
     """Append to ``builder`` the gradients of the scalar slot ``loss`` for all parameters."""
     if builder.slots[loss].shape != ():
-        raise ProgramError(f"differentiate: the loss must be a scalar, {builder.slots[loss]} is not")
+        raise ProgramError(
+            f"differentiate: the loss must be a scalar, {builder.slots[loss]} is not"
+        )
     forward = list(builder.instructions)
     active = _depends_on_parameters(builder, forward)
     partials: dict[int, list[int]] = {loss: [builder.constant(1.0)]}
     for instruction in reversed(forward):
         result = instruction.outputs[0] if instruction.outputs else None
+        _refuse_second_outputs(builder, instruction, partials)
         if result is None or result not in partials or result not in active:
             continue
         with builder.label(instruction.label):
@@ -42,8 +45,20 @@ def _depends_on_parameters(builder: Builder, forward: list[Instruction]) -> set[
         op = get_op(instruction.op)
         inputs = dict(zip(op.inputs, instruction.inputs, strict=True))
         if op.derivative and any(inputs[name] in active for name in op.wrt):
-            active.update(o for o in instruction.outputs[:1] if o is not None)
+            active.update(o for o in instruction.outputs if o is not None)
     return active
+
+
+def _refuse_second_outputs(
+    builder: Builder, instruction: Instruction, partials: dict[int, list[int]]
+) -> None:
+    """Derivatives are declared for an operator's first output; others have no gradient."""
+    for output in instruction.outputs[1:]:
+        if output in partials:
+            raise ProgramError(
+                f"differentiate: the loss depends on {builder.slots[output].name!r}, a further "
+                f"output of {instruction.op}, which passes no gradient on"
+            )
 
 
 def _append_backward(

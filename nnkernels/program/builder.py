@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels import signature as sig
-from nnkernels.errors import InputError, ProgramError, ShapeError
+from nnkernels.errors import InputError, ProgramError, ShapeError, unknown
 from nnkernels.program.format import (
     CONSTANT,
     COUNTERS,
@@ -28,7 +28,10 @@ from nnkernels.spec import Op, get_op
 
 
 def result_specs(
-    op: Op[Any, Any], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str], params: Mapping[str, Any]
+    op: Op[Any, Any],
+    shapes: Sequence[tuple[int, ...]],
+    dtypes: Sequence[str],
+    params: Mapping[str, Any],
 ) -> tuple[sig.Signature, sig.Dims]:
     """The signature alternative that fits slots of these shapes and dtypes, with its sizes."""
     failure: sig.Mismatch | None = None
@@ -57,6 +60,15 @@ def _kind_fits(kind: sig.Kind, dtype: str) -> bool:
     return np.dtype(dtype) == sig.KIND_DTYPES[kind]
 
 
+def check_floating(what: str, dtype: Any) -> str:
+    """NumPy's name of a floating dtype that operators accept."""
+    for known in sig.FLOAT_DTYPES:
+        if dtype in (known.name, known, known.type):
+            return known.name
+    names = " or ".join(known.name for known in sig.FLOAT_DTYPES)
+    raise InputError(f"{what}: dtype must be {names}, got {dtype!r}")
+
+
 class Builder:
     """Builds one Program; slots are plain numbers.
 
@@ -69,9 +81,7 @@ class Builder:
     def __init__(self, rows: int, dtype: str = "float32", *, schedule: int = 1) -> None:
         if rows < 1:
             raise InputError(f"program: rows must be 1 or more, got {rows}")
-        if np.dtype(dtype) not in sig.FLOAT_DTYPES:
-            raise InputError(f"program: dtype must be float32 or float64, got {dtype!r}")
-        self.rows, self.dtype = rows, np.dtype(dtype).name
+        self.rows, self.dtype = rows, check_floating("program", dtype)
         self.slots: list[Slot] = []
         self.instructions: list[Instruction] = []
         self._deferred: list[Instruction] = []
@@ -128,7 +138,7 @@ class Builder:
     def parameter(self, name: str, shape: tuple[int, ...]) -> int:
         """A trained array, living in the State with its gradient; the same slot if it exists."""
         if name in self._names:
-            return self._names[name]
+            return self._declared(name, "parameters", shape)
         slot = self._state_array(name, "parameters", shape)
         self._sizes["gradients"] = self._sizes["parameters"]
         gradient = self._entries[name]
@@ -140,10 +150,20 @@ class Builder:
     def statistic(self, name: str, shape: tuple[int, ...]) -> int:
         """An array that is kept in the State but not trained (running mean, ...)."""
         if name in self._names:
-            return self._names[name]
+            return self._declared(name, "statistics", shape)
         return self._state_array(name, "statistics", shape)
 
+    def _declared(self, name: str, buffer: str, shape: tuple[int, ...]) -> int:
+        slot = self.slots[self._names[name]]
+        if (slot.buffer, slot.shape) != (buffer, shape):
+            raise ProgramError(
+                f"program: {name!r} is already {slot.buffer} {slot.shape}, not {buffer} {shape}"
+            )
+        return self._names[name]
+
     def _state_array(self, name: str, buffer: str, shape: tuple[int, ...]) -> int:
+        if name in self._entries:
+            raise ProgramError(f"program: {name!r} is a name of the State itself; choose another")
         entry = Entry(name, buffer, self._sizes[buffer], shape, self.dtype)
         slot = Slot(name, shape, self.dtype, buffer, entry.offset)
         self._sizes[buffer] += aligned(slot.nbytes)
@@ -153,6 +173,8 @@ class Builder:
     def entry(self, name: str) -> int:
         """The slot of a scalar, a counter or another named array of the State."""
         if name not in self._names:
+            if name not in self._entries:
+                raise unknown("array of the state", name, self._entries)
             e = self._entries[name]
             return self.add(Slot(e.name, e.shape, e.dtype, e.buffer, e.offset))
         return self._names[name]
@@ -221,12 +243,12 @@ class Builder:
         op = get_op(name)
         full = op.full_params(params)
         chosen = [self.slots[i] for i in inputs]
-        signature, dims = result_specs(op, [s.shape for s in chosen], [s.dtype for s in chosen], full)
+        signature, dims = result_specs(
+            op, [s.shape for s in chosen], [s.dtype for s in chosen], full
+        )
         outputs = tuple(
             self._output(op, result, argument, dims)
-            for result, argument in zip(
-                op.result_names(signature), signature.outputs, strict=False
-            )
+            for result, argument in zip(op.result_names(signature), signature.outputs, strict=False)
         )
         self.emit(name, inputs, outputs, full)
         if len(outputs) == 1:

@@ -188,7 +188,7 @@ class Interpreter:
             self._move_windows()
             for call in self._compute:
                 call()
-            if self._loss is not None and not math.isfinite(self._loss.item()):
+            if self._loss is not None and not math.isfinite(self.backend.to_numpy(self._loss).item()):
                 self.state.view("diverged")[...] = 1
                 return done
             for call in self._update:
@@ -196,7 +196,7 @@ class Interpreter:
         return steps
 
     def _move_windows(self) -> None:
-        row = self._row.item()
+        row = self.backend.to_numpy(self._row).item()
         for bound, at, slot in self._moving:
             if slot.window:
                 source = self._fed[slot.name]

@@ -41,33 +41,38 @@ class _Arena:
 def plan_arena(program: Program) -> tuple[dict[int, int], int]:
     """Byte offset of every arena slot, and the arena's size.
 
-    A slot occupies its bytes from the instruction that writes it first to the one that reads it
+    A slot occupies its bytes from the instruction that writes it first to the one that uses it
     last (program outputs: to the end). A row-wise operator whose input ends there writes in place.
     """
     last = _last_uses(program)
     arena, offsets = _Arena(), dict[int, int]()
     for position, instruction in enumerate(program.instructions):
         dying = _dying(program, instruction, position, last)
-        for output in instruction.outputs:
-            if output is None or program.slots[output].buffer != ARENA or output in offsets:
-                continue
-            heir = _in_place(program, instruction, output, dying)
-            if heir is not None:
-                offsets[output] = offsets[heir]
-                dying.remove(heir)
-            else:
-                offsets[output] = arena.take(aligned(max(program.slots[output].nbytes, 1)))
-            if last.get(output, -1) <= position:
+        for output in _written(program, instruction):
+            if output not in offsets:
+                heir = _in_place(program, instruction, output, dying)
+                if heir is not None:
+                    offsets[output] = offsets[heir]
+                    dying.remove(heir)
+                else:
+                    offsets[output] = arena.take(aligned(max(program.slots[output].nbytes, 1)))
+            if last[output] == position and output not in dying:
                 dying.append(output)
         for slot in dying:
             arena.give(offsets[slot], aligned(max(program.slots[slot].nbytes, 1)))
     return offsets, arena.size
 
 
+def _written(program: Program, instruction: Instruction) -> list[int]:
+    written = (o for o in instruction.outputs if o is not None)
+    return [o for o in written if program.slots[o].buffer == ARENA]
+
+
 def _last_uses(program: Program) -> dict[int, int]:
     last: dict[int, int] = {}
     for position, instruction in enumerate(program.instructions):
-        last.update(dict.fromkeys(instruction.inputs, position))
+        used = (*instruction.inputs, *_written(program, instruction))
+        last.update(dict.fromkeys(used, position))
     kept = [*program.outputs.values(), *([program.guard] if program.guard is not None else [])]
     last.update(dict.fromkeys(kept, len(program.instructions)))
     return last
@@ -93,6 +98,6 @@ def _in_place(
     want = program.slots[output]
     for slot in dying:
         have = program.slots[slot]
-        if slot in instruction.inputs and (have.shape, have.dtype) == (want.shape, want.dtype):
+        if slot not in instruction.outputs and (have.shape, have.dtype) == (want.shape, want.dtype):
             return slot
     return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from nnkernels.backend import Backend
 from nnkernels.errors import KernelMissingError
@@ -93,34 +92,47 @@ def fuse(program: Program, backend: Backend) -> Program:
     fused: list[Instruction] = []
     for instruction in program.instructions:
         previous = fused[-1] if fused else None
-        if previous is not None and fusable(previous, instruction, backend):
-            (z,) = previous.outputs
-            shared = readers[z] > 1 if z is not None else False
-            fused[-1] = replace(
-                previous,
-                op="linear_activation",
-                outputs=(*instruction.outputs, z if shared else None),
-                params={"activation": instruction.op},
-                label=instruction.label,
-            )
-        else:
+        if previous is None or why_not_fused(previous, instruction, backend) is not None:
             fused.append(instruction)
+            continue
+        (z,) = previous.outputs
+        keep = z is not None and readers[z] > 1
+        fused[-1] = replace(
+            previous,
+            op="linear_activation",
+            outputs=(*instruction.outputs, z if keep else None),
+            params={"activation": instruction.op},
+            label=f"{previous.label} {instruction.label}".strip(),
+        )
     return replace(program, instructions=tuple(fused))
 
 
-def fusable(first: Instruction, second: Instruction, backend: Backend) -> bool:
-    """Whether ``first`` is a ``linear`` whose result ``second`` activates, fused on ``backend``."""
-    if first.op != "linear" or second.inputs != first.outputs or len(second.outputs) != 1:
-        return False
+def why_not_fused(first: Instruction, second: Instruction, backend: Backend) -> str | None:
+    """Why ``first`` and ``second`` are not one ``linear_activation``; None when they can be.
+
+    The empty text says that they are not a layer and its activation at all.
+    """
     op = get_op(second.op)
-    signature = op.signatures(second.params)[0]
-    if not signature.elementwise or dict(second.params) != op.params:
-        return False
-    return _has_kernel(backend, "linear_activation", {"activation": second.op})
-
-
-def _has_kernel(backend: Backend, name: str, params: dict[str, Any]) -> bool:
+    if first.op != "linear" or first.phase != second.phase or second.inputs != first.outputs or len(second.outputs) != 1:
+        return ""
+    if not op.signatures(second.params)[0].elementwise:
+        return f"{second.op} is not elementwise"
+    if dict(second.params) != op.params:
+        return f"{second.op} has parameters of its own"
     try:
-        return backend.resolve(name, params).why in ("own", "swapped")
-    except KernelMissingError:
-        return False
+        found = backend.resolve("linear_activation", {"activation": second.op})
+    except KernelMissingError as error:
+        return str(error)
+    if found.why == "composed":
+        return _split_reason(backend, second.op)
+    return f"{backend.name} has no fused kernel" if found.why == "fallback" else None
+
+
+def _split_reason(backend: Backend, activation: str) -> str:
+    """Which of the operators that a fused kernel covers come from elsewhere."""
+    if "linear_activation" not in backend.kernels:
+        return f"{backend.name} has no fused kernel"
+    own = backend.kernels["linear_activation"].owner
+    parts = [backend.resolve(n, get_op(n).params) for n in ("linear", activation)]
+    strangers = [p.op for p in parts if p.kernel is None or p.kernel.owner != own]
+    return f"{' and '.join(strangers)} not served by {own}"

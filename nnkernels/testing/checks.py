@@ -60,7 +60,9 @@ def check_special(subject: Subject) -> Iterator[Case]:
 def _special(subject: Subject, sample: Sample, x: Array, y: float) -> None:
     array = packed(subject.backend, rounded(x, subject.dtype))
     got = subject.backend.to_numpy(subject.call(sample, [array])[0])
-    require(np.array_equal(got, np.full_like(got, y), equal_nan=True), f"{got.flat[0]}, expected {y}")
+    require(
+        np.array_equal(got, np.full_like(got, y), equal_nan=True), f"{got.flat[0]}, expected {y}"
+    )
 
 
 def _special_among(subject: Subject, sample: Sample, x: float, y: float) -> None:
@@ -126,7 +128,9 @@ def _into_strided(subject: Subject, sample: Sample) -> None:
         values = np.array(subject.backend.to_numpy(base))
         filler = layouts.FILLER[values.dtype.kind]
         values[layouts.spread_index(values.ndim)] = filler
-        untouched = np.array_equal(values, np.full_like(values, filler), equal_nan=values.dtype.kind == "f")
+        untouched = np.array_equal(
+            values, np.full_like(values, filler), equal_nan=values.dtype.kind == "f"
+        )
         require(untouched, "wrote between the elements of a strided out")
 
 
@@ -315,7 +319,9 @@ def _bound(subject: Subject, sample: Sample) -> None:
     call = bind(subject.op, *subject.place(sample), backend=subject.backend, **sample.params)
     require(_bits(subject, as_tuple(call())) == checked, "the bound call gave other bits")
     if not sample.updated:
-        require(_bits(subject, as_tuple(call())) == checked, "the second bound call gave other bits")
+        require(
+            _bits(subject, as_tuple(call())) == checked, "the second bound call gave other bits"
+        )
 
 
 CHECKS: Mapping[str, Check] = {

@@ -46,9 +46,9 @@ def spread(array: Array) -> Array:
     return base
 
 
-def spread_index(ndim: int) -> tuple[slice, ...]:
-    """Where :func:`spread` puts its array."""
-    return tuple(slice(None, None, step) for step in _steps(ndim))
+def spread_index(ndim: int) -> tuple[Any, ...]:
+    """Where :func:`spread` puts its array (an ellipsis first: a view even of 0-d arrays)."""
+    return (Ellipsis, *(slice(None, None, step) for step in _steps(ndim)))
 
 
 def _steps(ndim: int) -> tuple[int, ...]:
@@ -57,7 +57,7 @@ def _steps(ndim: int) -> tuple[int, ...]:
 
 def negative(backend: Backend, array: Array) -> Any:
     """All axes run backwards."""
-    back = (slice(None, None, -1),) * array.ndim
+    back: tuple[Any, ...] = (Ellipsis, *(slice(None, None, -1),) * array.ndim)
     return backend.asarray(np.array(array[back], order="C"))[back]
 
 
@@ -92,9 +92,7 @@ NOT_WRITABLE = ("big-endian", "zero-stride")
 def repeated(sample: Sample) -> Sample:
     """The sample with its first row everywhere, as :func:`zero_stride` needs it."""
     inputs = tuple(
-        a
-        if at in sample.updated or a.ndim == 0
-        else np.array(np.broadcast_to(a[:1], a.shape))
+        a if at in sample.updated or a.ndim == 0 else np.array(np.broadcast_to(a[:1], a.shape))
         for at, a in enumerate(sample.inputs)
     )
     return replace(sample, inputs=inputs)

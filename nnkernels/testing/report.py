@@ -80,9 +80,19 @@ class Report:
             f"{len({f.operator for f in self.failures})} failed, "
             f"{len(self.reference)} served by the reference, {len(self.fallback)} by a fallback"
         ]
-        lines += [str(f) for f in self.failures]
+        lines += self._failure_lines()
         lines += [f"exception {key!r} is not needed: remove it" for key in self.unneeded]
         return "\n".join(lines)
+
+    def _failure_lines(self) -> list[str]:
+        """The first failure of every operator and check, and how many more there are."""
+        groups: dict[tuple[str, str], list[Failure]] = {}
+        for failure in self.failures:
+            groups.setdefault((failure.operator, failure.check), []).append(failure)
+        return [
+            str(first) + (f" (and {len(others)} more like it)" if others else "")
+            for first, *others in groups.values()
+        ]
 
     def check(self) -> None:
         """Raise :class:`VerificationError` with all failures unless :attr:`ok`."""

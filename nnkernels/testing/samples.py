@@ -18,14 +18,14 @@ import numpy as np
 
 from nnkernels import signature as sig
 from nnkernels.errors import NnkernelsError
-from nnkernels.spec import OPERATORS, Array, Op
+from nnkernels.spec import OPERATORS, REQUIRED, Array, Op
 
 MAGNITUDES = (-6.0, 2.0)
 """Decimal exponents between which the magnitudes of floating samples lie."""
 
 ROWS = (33, 1, 7, 32, 7)
 COLUMNS = (10, 31, 1, 33, 128)
-WHOLE = ((1,), (2, 3, 5), (32, 128), (33, 31), (7, 10))
+WHOLE = ((1,), (2, 3, 5), (129, 511), (33, 31), (7, 10))
 BLOCKS = ((), (2, 3), (33,), (32,), (7,))
 """Free dimensions (``...``) by shape plan: as a whole shape, or in front of other dimensions."""
 
@@ -84,7 +84,7 @@ def parameter_sets(op: Op[Any, Any], dtype: np.dtype[Any]) -> list[dict[str, Any
 def _base_value(op: Op[Any, Any], name: str, default: Any, dtype: np.dtype[Any]) -> Any:
     if name == "dtype":
         return dtype.name
-    if default is not inspect.Parameter.empty:
+    if default is not REQUIRED:
         return default
     limit = op.limits.get(name)
     return limit[0] if isinstance(limit, tuple) else _inside(op, name, 0.7)
@@ -108,7 +108,7 @@ def activations() -> list[str]:
         for op in OPERATORS.values()
         if len(op.inputs) == 1
         and op.derivative is not None
-        and inspect.Parameter.empty not in op.params.values()
+        and REQUIRED not in op.params.values()
         and op.signatures(op.params)[0].elementwise
         and op.signatures(op.params)[0].inputs[0].dims == ("...",)
     ]
@@ -194,7 +194,15 @@ def draw(rng: np.random.Generator, argument: sig.Argument, dims: sig.Dims) -> Ar
         return rng.integers(int(low), int(min(high, low + 100)), shape, dtype=np.int64)
     if argument.kind == "scalar" and bounds:
         bounds = max(bounds[0], 1e-3), min(bounds[1], 1.0)
-    return np.asarray(_floats(rng, shape, bounds))
+    values = _floats(rng, shape, bounds)
+    return values / values.sum(-1, keepdims=True) if is_distribution(argument) else values
+
+
+def is_distribution(argument: sig.Argument) -> bool:
+    """Whether the rows are probabilities: two dimensions of floats in [0,1]."""
+    return (
+        argument.kind == "float" and len(argument.dims) == 2 and str(argument.interval) == "[0,1]"
+    )
 
 
 def _floats(
@@ -275,7 +283,10 @@ def saved_values(sample: Sample) -> dict[str, Array]:
     op = sample.op
     results = oracle(sample)
     names = op.result_names(sample.signature)
-    return {**dict(zip(op.inputs, sample.inputs, strict=True)), **dict(zip(names, results, strict=True))}
+    return {
+        **dict(zip(op.inputs, sample.inputs, strict=True)),
+        **dict(zip(names, results, strict=True)),
+    }
 
 
 def fitting(op: Op[Any, Any], arrays: Sequence[Array], params: Mapping[str, Any]) -> sig.Signature:
@@ -305,14 +316,18 @@ def oracle_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def samples(
-    op: Op[Any, Any], dtype: np.dtype[Any], *, plans: str = "all", params: Sequence[Mapping[str, Any]] | None = None
+    op: Op[Any, Any],
+    dtype: np.dtype[Any],
+    *,
+    plans: str = "all",
+    params: Sequence[Mapping[str, Any]] | None = None,
 ) -> Iterator[Sample]:
     """Samples of ``op``: for all parameters and signature alternatives, sizes by ``plans``.
 
     ``plans`` is ``"all"``, ``"two"``, ``"small"``, ``"single"`` (one element) or ``"empty"``.
     """
     forward = forward_of(op)
-    for chosen in parameter_sets(op, dtype) if params is None else params:
+    for chosen in parameter_sets(op, dtype):
         if forward is None:
             yield from _direct(op, dtype, chosen, plans)
         else:
@@ -332,12 +347,13 @@ def _direct(
                 yield sample
 
 
-def _plans(
-    signature: sig.Signature, params: Mapping[str, Any], plans: str
-) -> list[sig.Dims]:
+def _plans(signature: sig.Signature, params: Mapping[str, Any], plans: str) -> list[sig.Dims]:
     if plans == "empty":
         return empty_plans(signature, params)
     if plans == "single":
-        return [single_plan(signature, params, rank) for rank in ((0, 2) if _variadic(signature) else (0,))]
+        return [
+            single_plan(signature, params, rank)
+            for rank in ((0, 2) if _variadic(signature) else (0,))
+        ]
     every = size_plans(signature, params)
     return {"all": every, "two": every[-2:], "small": every[-1:]}[plans]

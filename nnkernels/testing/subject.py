@@ -17,7 +17,9 @@ from nnkernels.testing.samples import Sample, oracle, oracle_params, samples, wi
 class CaseFailed(Exception):
     """A case broke the contract; with the error and its bound where numbers were compared."""
 
-    def __init__(self, message: str, error: float | None = None, bound: float | None = None) -> None:
+    def __init__(
+        self, message: str, error: float | None = None, bound: float | None = None
+    ) -> None:
         super().__init__(message)
         self.error = error
         self.bound = bound
@@ -53,11 +55,10 @@ class Subject:
         return list(samples(self.op, self.dtype, plans=plans))
 
     def small(self) -> list[Sample]:
-        """One small sample for each signature alternative, with default parameters."""
+        """Small samples: of every signature alternative and (unless quick) set of parameters."""
         if not self._small:
             every = self.samples("small")
-            seen = {str(s.signature): s for s in reversed(every) if s.params == every[0].params}
-            self._small = list(reversed(seen.values()))
+            self._small = [s for s in every if not self.quick or s.params == every[0].params]
         return self._small
 
     # --- calling ---------------------------------------------------------------------------
@@ -87,7 +88,9 @@ class Subject:
 
     # --- requirements ----------------------------------------------------------------------
 
-    def require_unchanged(self, sample: Sample, arrays: Sequence[Any], *, all_of: bool = False) -> None:
+    def require_unchanged(
+        self, sample: Sample, arrays: Sequence[Any], *, all_of: bool = False
+    ) -> None:
         """Inputs that are not updated (with ``all_of``: all) hold what they held."""
         for at, (name, before) in enumerate(zip(self.op.inputs, sample.inputs, strict=True)):
             if at not in sample.updated or all_of:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +36,8 @@ def verify(
 
     Args:
         backend: its name, or a Backend.
-        operators: names of the operators to check; by default all, and then 20 random networks too.
+        operators: names of the operators to check, and ``NETWORKS`` for training steps of 20 random
+            networks; by default all.
         quick: fewer shapes and networks.
         exceptions: known failures, ``"operator"``, ``"operator/check"`` or
             ``"operator/check/dtype"``, each with a reason. One that is not needed fails.
@@ -46,9 +48,8 @@ def verify(
         UnknownNameError: an unknown backend or operator.
     """
     chosen = get_backend(backend)
-    names = select_operators(operators)
+    parts = select_parts(operators)
     known = check_exceptions(exceptions or {})
-    parts = [*names, *([NETWORKS] if operators is None else [])]
     run = _Run(chosen, quick)
     for done, name in enumerate(parts):
         if progress is not None:
@@ -62,12 +63,13 @@ def verify(
     return run.report(known)
 
 
-def select_operators(names: Sequence[str] | None) -> list[str]:
-    """The selected operators (None: all), at least one of which must exist."""
-    chosen = list(OPERATORS) if names is None else [get_op(n).name for n in names]
-    if not chosen:
+def select_parts(operators: Sequence[str] | None) -> list[str]:
+    """What to verify: all operators and the random networks, or the selected of them."""
+    if operators is None:
+        return [*OPERATORS, NETWORKS]
+    if not operators:
         raise InputError("verify: operators selects none; a verification of nothing proves nothing")
-    return chosen
+    return [name if name == NETWORKS else get_op(name).name for name in operators]
 
 
 def check_exceptions(exceptions: Mapping[str, str]) -> Mapping[str, str]:
@@ -121,7 +123,7 @@ class _Run:
         except KernelMissingError as error:
             self._fail(op.name, "coverage", "any", "resolve", error)
             return False
-        if found.kernel is not None and found.kernel.serves_reference(op):
+        if found.kernel is not None and inspect.unwrap(found.kernel.function) is op.reference:
             self.reference.append(op.name)
         elif found.why == "fallback":
             self.fallback[op.name] = found.backend
@@ -165,8 +167,6 @@ class _Run:
             self.fallback,
             tuple(f for f, key in pairs if key is None),
             tuple((f, exceptions[key]) for f, key in pairs if key is not None),
-            tuple(
-                k for k in exceptions if k.partition("/")[0] in checked and k not in reasons
-            ),
+            tuple(k for k in exceptions if k.partition("/")[0] in checked and k not in reasons),
             self.worst,
         )

@@ -11,11 +11,22 @@ from nnkernels.backends.numpy import (
     linear,
     losses,
     movement,
+    normalisation,
+    regularisation,
     updates,
 )
 from nnkernels.backends.numpy.executor import NumpyExecutable
 
-FAMILIES = (activations, bookkeeping, linear, losses, movement, updates)
+FAMILIES = (
+    activations,
+    bookkeeping,
+    linear,
+    losses,
+    movement,
+    normalisation,
+    regularisation,
+    updates,
+)
 
 
 def load() -> Backend:

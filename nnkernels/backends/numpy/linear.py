@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from nnkernels.backend import KernelTable
-from nnkernels.backends.numpy import activations
 from nnkernels.spec import Array
 
 kernels = KernelTable()

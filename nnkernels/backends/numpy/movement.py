@@ -14,3 +14,44 @@ kernels = KernelTable()
 def gather_rows(x: Array, rows: Array, *, out: Array) -> None:
     """``mode="clip"`` writes straight to ``out`` (the indices were checked before)."""
     np.take(x, rows, 0, out, "clip")
+
+
+@kernels.kernel(workspace="(classes)int")
+def one_hot(labels: Array, *, classes: int, dtype: str, out: Array, work: tuple[Array]) -> None:
+    """Every label against every column number."""
+    (columns,) = work
+    columns.fill(1)
+    columns[0] = 0
+    np.add.accumulate(columns, out=columns)
+    np.equal(labels[:, None], columns, out)
+
+
+@kernels.kernel
+def argmax(x: Array, *, out: Array) -> None:
+    """One pass."""
+    np.argmax(x, 1, out)
+
+
+@kernels.kernel(workspace="(b)int,(b)int,(b)mask,(b)mask")
+def count_correct(
+    scores: Array,
+    targets: Array,
+    *,
+    threshold: float,
+    out: Array,
+    work: tuple[Array, Array, Array, Array],
+) -> None:
+    """Predictions, then comparisons, into the scratch."""
+    predicted, wanted, hits, positive = work
+    if targets.ndim == 1:
+        np.argmax(scores, 1, predicted)
+        np.equal(predicted, targets, hits)
+    elif scores.shape[1] == 1:
+        np.greater(scores[:, 0], threshold, hits)
+        np.greater(targets[:, 0], 0.5, positive)
+        np.equal(hits, positive, hits)
+    else:
+        np.argmax(scores, 1, predicted)
+        np.argmax(targets, 1, wanted)
+        np.equal(predicted, wanted, hits)
+    out[...] = np.count_nonzero(hits)

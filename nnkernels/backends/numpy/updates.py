@@ -164,9 +164,7 @@ def adamw(
         _adam_block(p, g, mm, vv, work[0][: p.size], rate, beta1, beta2, small)
 
 
-def _corrected(
-    lr: float, step: int, beta1: float, beta2: float, eps: float
-) -> tuple[float, float]:
+def _corrected(lr: float, step: int, beta1: float, beta2: float, eps: float) -> tuple[float, float]:
     """Rate and eps that hold both bias corrections: ``m / (sqrt(v) + eps)`` needs no others."""
     root = math.sqrt(1 - beta2**step)
     return lr * root / (1 - beta1**step), eps * root

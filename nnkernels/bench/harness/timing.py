@@ -1,0 +1,132 @@
+"""Taking samples: prime first, then in turns, one candidate after the other.
+
+A sample is a number of loops that last about :data:`SAMPLE_SECONDS`, timed with the garbage
+collector off. The candidates of one workload take turns in random order, so that drift of the
+machine falls on all of them alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .workload import Runner
+
+SAMPLE_SECONDS = 0.008
+STABLE = 0.05
+"""Two batches of calls that differ by less end the priming."""
+
+_USAGE = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
+
+
+@functools.cache
+def _controller() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@contextlib.contextmanager
+def held_to(threads: int | None) -> Iterator[None]:
+    """Hold the BLAS libraries to ``threads`` threads; None leaves them as they are."""
+    if threads is None:
+        yield
+        return
+    with _controller().limit(limits=threads, user_api="blas"):
+        yield
+
+
+@dataclass(slots=True)
+class Track:
+    """A candidate's samples.
+
+    Attributes:
+        runner: what is timed.
+        threads: BLAS threads it runs with; None is the library's own number.
+        loops: calls a sample.
+        prime_calls: calls made before the first sample.
+        compile_s: seconds that the first call took beyond a later one.
+        samples: seconds a call.
+        contended: samples during which the operating system ran something else on this CPU.
+    """
+
+    runner: Runner
+    threads: int | None = None
+    loops: int = 1
+    prime_calls: int = 0
+    compile_s: float = 0.0
+    samples: list[float] = field(default_factory=list)
+    contended: int = 0
+
+
+def elapsed(runner: Runner, loops: int) -> float:
+    """Seconds of one ``run``."""
+    start = time.perf_counter()
+    runner.run(loops)
+    return time.perf_counter() - start
+
+
+def prime(track: Track, first: float, limit: float) -> None:
+    """Call until two batches of calls agree or ``limit`` seconds are over; choose the loops.
+
+    ``first`` is the duration of a call made before, the very first. A sample lasts about
+    :data:`SAMPLE_SECONDS`, or one call where that is longer.
+    """
+    deadline = time.perf_counter() + limit
+    loops, before = 1, first
+    with held_to(track.threads):
+        while True:
+            now = elapsed(track.runner, loops) / loops
+            track.prime_calls += loops
+            stable = abs(now - before) <= STABLE * max(now, before)
+            long_enough = now * loops >= SAMPLE_SECONDS / 4
+            if (stable and long_enough) or time.perf_counter() > deadline:
+                break
+            loops, before = loops if long_enough else 2 * loops, now
+    track.loops = max(1, round(SAMPLE_SECONDS / max(now, 1e-9)))
+    track.compile_s = max(0.0, first - now)
+
+
+def take(track: Track) -> None:
+    """Take one sample."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with held_to(track.threads):
+            switches = resource.getrusage(_USAGE).ru_nivcsw
+            seconds = elapsed(track.runner, track.loops)
+            switched = resource.getrusage(_USAGE).ru_nivcsw - switches
+    finally:
+        if collecting:
+            gc.enable()
+    track.samples.append(seconds / track.loops)
+    track.contended += switched > 0
+
+
+def interleave(
+    tracks: Sequence[Track],
+    rng: np.random.Generator,
+    *,
+    seconds: float,
+    least: int,
+    most: int,
+    enough: Callable[[], bool],
+) -> None:
+    """Take samples in turns: at least ``least`` rounds, at most ``most``.
+
+    Between the two it ends when ``seconds`` are over or ``enough()`` is true.
+    """
+    deadline = time.perf_counter() + seconds
+    for done in range(most):
+        if done >= least and (time.perf_counter() > deadline or enough()):
+            return
+        for index in rng.permutation(len(tracks)):
+            take(tracks[index])

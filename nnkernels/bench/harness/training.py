@@ -1,0 +1,229 @@
+"""Training steps as workloads: forward, loss, backward, update, on consecutive batches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import nnkernels.nn.lowering
+import nnkernels.program
+
+from .networks import NETWORKS, Data, Network, draw_data, draw_weights
+from .textbook import TextbookNetwork
+from .workload import MAIN, Agreement, Case, Cost, Preset, Runner
+
+TEXTBOOK = "textbook"
+
+TOLERANCE = 2e-4
+"""Largest error of a tensor's change in the checked steps, relative to the change, in float32.
+
+Correct code stays below 3e-5 (W2, whose Adam divides small gradients by their own size). Where
+steps are small against the weights (W3), :func:`_rounding` allows what the format itself loses.
+"""
+
+
+def cases(preset: Preset) -> list[Case]:
+    """The training steps at the sizes of ``preset``."""
+    return [_case(network) for network in NETWORKS[preset]]
+
+
+def _case(network: Network) -> Case:
+    return Case(
+        workload=network.name,
+        size=network.size,
+        params={
+            "layers": "-".join(map(str, network.layers)),
+            "batch": network.batch,
+            "rows": network.rows,
+            "activation": network.activation,
+            "loss": network.loss,
+            "optimizer": network.optimizer,
+        },
+        dtype="float32",
+        tags=("train", "mlp_step", network.loss, network.optimizer, MAIN),
+        cost=_cost(network),
+        rate="item",
+        make=functools.partial(TrainingProblem, network),
+        baselines=(TEXTBOOK,),
+    )
+
+
+def _cost(network: Network) -> Cost:
+    """Flops of the products: 2 forward and 4 backward a weight and sample, the first layer 2 less.
+
+    Traffic: weights read forward and backward, gradients written and read, weights and moments
+    read and written, the batch read.
+    """
+    first = network.layers[0] * network.layers[1]
+    moments = {"sgd": 0, "momentum": 1, "adam": 2}[network.optimizer]
+    numbers = network.weights * (6 + 2 * moments) + network.batch * network.layers[0]
+    return Cost(network.batch * (6.0 * network.weights - 2.0 * first), 4.0 * numbers, network.batch)
+
+
+class TrainingProblem:
+    """A network's data and initial weights, and what they are after the checked steps."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.data: Data = draw_data(network)
+        self.initial = draw_weights(network)
+
+    @functools.cached_property
+    def expected(self) -> tuple[list[Any], float]:
+        """Weights and biases, and the mean loss, of the textbook's code in float64."""
+        network = TextbookNetwork(self.network, self.initial, np.float64)
+        losses = [network.step(*self.batch(i, np.float64)) for i in range(self.network.checked)]
+        return [*network.weights, *network.biases], float(np.mean(losses))
+
+    def batch(self, number: int, dtype: Any = np.float32) -> tuple[Any, Any]:
+        """Features and target rows of batch ``number``, starting over at the end of the data."""
+        size = self.network.batch
+        start = number % (self.network.rows // size) * size
+        rows = slice(start, start + size)
+        return self.data.x[rows].astype(dtype, copy=False), self.data.y[rows].astype(
+            dtype, copy=False
+        )
+
+    def runner(self, backend: Any) -> Runner:
+        """The training step as nnkernels runs it on ``backend``."""
+        return ProgramRunner(self, backend)
+
+    def baseline(self, name: str) -> Runner:
+        """The textbook's code."""
+        if name != TEXTBOOK:
+            raise KeyError(name)
+        return TextbookRunner(self)
+
+    def agreement(self, found: Sequence[Any], loss: float) -> Agreement:
+        """Compare weights, biases and the mean loss with the reference."""
+        expected, expected_loss = self.expected
+        initial = [w for w, _ in self.initial] + [b for _, b in self.initial]
+        triples = zip(found, expected, initial, strict=True)
+        errors = [_change_error(*t, self.network.checked) for t in triples]
+        errors.append(abs(loss - expected_loss) / abs(expected_loss))
+        worst = float(np.max(errors))
+        if not np.isfinite(worst):
+            return Agreement(False, None, TOLERANCE, f"{self.network.name}: weights are not finite")
+        ok = worst <= TOLERANCE
+        where = "the loss" if np.argmax(errors) == len(found) else "the weights"
+        reason = f"{self.network.name}: {where} differ from the float64 textbook by {worst:.2g}"
+        return Agreement(ok, worst, TOLERANCE, None if ok else reason)
+
+
+def _change_error(got: Any, expected: Any, initial: Any, steps: int) -> float:
+    """Error of the change of a tensor, relative to the change, beyond the format's own rounding."""
+    change = np.linalg.norm(expected - initial)
+    error = np.linalg.norm(got.astype(np.float64) - expected)
+    return float(max(error - _rounding(expected, steps), 0.0) / change) if change else float(error)
+
+
+def _rounding(weights: Any, steps: int) -> float:
+    """What ``steps`` roundings of a float32 tensor do to it: half a unit each, in the norm."""
+    return float(0.5 * steps * np.finfo(np.float32).eps * np.linalg.norm(weights))
+
+
+class ProgramRunner:
+    """A Program on a State, bound on a backend."""
+
+    note = None
+
+    def __init__(self, problem: TrainingProblem, backend: Any) -> None:
+        self._problem, self._network = problem, problem.network
+        self.checked = problem.network.checked
+        model = _model(problem)
+        program = nnkernels.nn.lowering.train_program(model, self._network.batch, _step(problem))
+        self._state = nnkernels.program.State(program.layout, backend.device)
+        for name, values in model.parameters.items():
+            self._state.set(name, values)
+        self._state.set("schedule", np.full(1, self._network.learning_rate))
+        self._names = [n for kind in ("weight", "bias") for n in model.parameters if n.endswith(kind)]
+        self._start = self._state.snapshot()
+        self._executable = backend.bind(program, self._state)
+        y = problem.data.labels if self._network.takes_labels else problem.data.y
+        self._executable.feed(x=backend.asarray(problem.data.x), y=backend.asarray(y))
+        self._synchronize = backend.device.synchronize
+        self._batches = self._network.rows // self._network.batch
+
+    def reset(self) -> None:
+        """Put back the State of the start."""
+        self._state.restore(self._start)
+
+    def run(self, loops: int) -> None:
+        """Train ``loops`` steps, from the first batch again after the last."""
+        state, executable, batches = self._state, self._executable, self._batches
+        while loops:
+            done = int(state.number("row")) // self._network.batch
+            if done == batches:
+                state.set("row", 0)
+                done = 0
+            steps = min(loops, batches - done)
+            if executable.run(steps) != steps:
+                raise ArithmeticError(f"{self._network.name}: the loss is not finite")
+            loops -= steps
+        self._synchronize()
+
+    def check(self) -> Agreement:
+        """Weights after the checked steps, and the mean of the losses that every step added up."""
+        found = [self._state.get(name) for name in self._names]
+        rows = self._network.batch * self.checked
+        return self._problem.agreement(found, float(self._state.number("loss_sum")) / rows)
+
+
+def _model(problem: TrainingProblem) -> Any:
+    """The network as an nnkernels model, with the drawn weights."""
+    network = problem.network
+    model = nnkernels.nn.MLP(
+        list(network.layers),
+        activation=network.activation,
+        output_activation=network.output_activation,
+        loss=network.loss,
+    )
+    for kind, values in (("weight", 0), ("bias", 1)):
+        names = [name for name in model.parameters if name.endswith(kind)]
+        pairs = zip(names, problem.initial, strict=True)
+        model.set_parameters({name: layer[values] for name, layer in pairs})
+    return model
+
+
+def _step(problem: TrainingProblem) -> Any:
+    network = problem.network
+    rate = network.learning_rate
+    if network.optimizer == "adam":
+        optimizer: Any = nnkernels.nn.Adam(rate)
+    else:
+        optimizer = nnkernels.nn.SGD(rate, momentum=0.9 if network.optimizer == "momentum" else 0.0)
+    return nnkernels.nn.lowering.Step(optimizer, labels=network.takes_labels)
+
+
+class TextbookRunner:
+    """The textbook's code in float32."""
+
+    note = None
+
+    def __init__(self, problem: TrainingProblem) -> None:
+        self._problem = problem
+        self.checked = problem.network.checked
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again from the initial weights."""
+        self._network = TextbookNetwork(self._problem.network, self._problem.initial)
+        self._losses: list[float] = []
+        self._next = 0
+
+    def run(self, loops: int) -> None:
+        """Train ``loops`` steps."""
+        with np.errstate(all="ignore"):
+            for _ in range(loops):
+                loss = self._network.step(*self._problem.batch(self._next))
+                self._next += 1
+                if len(self._losses) < self.checked:
+                    self._losses.append(loss)
+
+    def check(self) -> Agreement:
+        """Weights and losses of the checked steps."""
+        found = [*self._network.weights, *self._network.biases]
+        return self._problem.agreement(found, float(np.mean(self._losses)))

@@ -1,0 +1,99 @@
+"""What a workload is: something drawn once, run by several candidates, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Preset = Literal["quick", "default", "thorough"]
+PRESETS: tuple[Preset, ...] = ("quick", "default", "thorough")
+
+MAIN = "main"
+"""Tag of the workloads that are measured when none are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Model cost of one call: flops, bytes of compulsory traffic, and items (samples, elements)."""
+
+    flop: float
+    bytes: float
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far a result is from the float64 reference.
+
+    ``error`` and ``limit`` are relative; ``error`` is None when the result is not finite where the
+    reference is. ``reason`` says what is wrong when ``ok`` is false.
+    """
+
+    ok: bool
+    error: float | None
+    limit: float
+    reason: str | None = None
+
+
+class Runner(Protocol):
+    """One candidate, ready to run one problem.
+
+    Attributes:
+        checked: how many loops after a ``reset`` the result is compared after.
+        note: what a reader of the times should know; None when there is nothing.
+    """
+
+    checked: int
+    note: str | None
+
+    def reset(self) -> None:
+        """Put back the inputs and poison the outputs."""
+
+    def run(self, loops: int) -> None:
+        """Do the work ``loops`` times and wait for its end."""
+
+    def check(self) -> Agreement:
+        """Compare the outputs of ``run(checked)``, called after ``reset``, with the reference."""
+
+
+class Problem(Protocol):
+    """The inputs of a workload at one size, shared by all candidates."""
+
+    def runner(self, backend: Any) -> Runner:
+        """The problem on a backend of nnkernels."""
+
+    def baseline(self, name: str) -> Runner:
+        """The problem as one of the case's baselines does it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A workload at one size.
+
+    Attributes:
+        workload: its name.
+        size: its size, for people.
+        params: its size, for programs.
+        dtype: floating dtype of its arrays.
+        tags: words that ``-k`` finds it by, besides its name.
+        cost: of one call.
+        rate: which of the cost's numbers its rate is told in.
+        make: draws the inputs.
+        baselines: candidates that are not backends, for comparison.
+    """
+
+    workload: str
+    size: str
+    params: Mapping[str, int | float | str]
+    dtype: str
+    tags: tuple[str, ...]
+    cost: Cost
+    rate: Literal["flop", "byte", "item"]
+    make: Callable[[], Problem]
+    baselines: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The name that lists and test ids show."""
+        return f"{self.workload}[{self.size}]"
