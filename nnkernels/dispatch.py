@@ -221,7 +221,7 @@ def _prepare(
                 _check_values(plan, args)
             return plan, args
     args, params = _gather_arguments(op, args, kwargs)
-    arrays = _normalise(op, backend, args)
+    arrays = _normalise(op, backend, args, params)
     for name in op.updates:
         if arrays[op.inputs.index(name)] is not args[op.inputs.index(name)]:
             raise DTypeError(f"{op.name}: {name} is updated in place and must be an array of its own")
@@ -260,21 +260,45 @@ def _gather_arguments(
     return tuple(gathered), params
 
 
-def _normalise(op: Op[Any, Any], backend: Backend, args: tuple[Any, ...]) -> tuple[Array, ...]:
+def _normalise(
+    op: Op[Any, Any], backend: Backend, args: tuple[Any, ...], given: Mapping[str, Any]
+) -> tuple[Array, ...]:
     """Arrays of the backend's device with native dtypes; lists and numbers become arrays."""
-    kinds = [a.kind for a in op.signatures(op.params)[0].inputs]
     arrays = [_as_array(op, n, backend, a) for n, a in zip(op.inputs, args, strict=True)]
-    given = [
-        a.dtype
-        for a, kind, raw in zip(arrays, kinds, args, strict=True)
-        if kind == "float" and a.dtype in sig.FLOAT_DTYPES and hasattr(raw, "dtype")
-    ]
-    floating = given[0] if given else np.dtype("float64")
-    converted = [
-        _convert(op, name, array, kind, floating, literal=not hasattr(raw, "dtype"))
-        for name, array, kind, raw in zip(op.inputs, arrays, kinds, args, strict=True)
-    ]
-    return tuple(converted)
+    literal = [not hasattr(a, "dtype") for a in args]
+    kinds = _likely_kinds(op, arrays, literal, given)
+    floating = next(
+        (
+            a.dtype.newbyteorder("=")
+            for a, kind, is_literal in zip(arrays, kinds, literal, strict=True)
+            if kind == "float" and not is_literal
+        ),
+        np.dtype("float64"),
+    )
+    return tuple(
+        _convert(op, name, array, kind, floating, literal=is_literal)
+        for name, array, kind, is_literal in zip(op.inputs, arrays, kinds, literal, strict=True)
+    )
+
+
+def _likely_kinds(
+    op: Op[Any, Any], arrays: Sequence[Any], literal: Sequence[bool], given: Mapping[str, Any]
+) -> list[sig.Kind]:
+    """Kinds of the first alternative whose ranks and kinds fit, else of the first one."""
+    alternatives = op.signatures({**op.params, **given})
+    for signature in alternatives:
+        triples = zip(signature.inputs, arrays, literal, strict=True)
+        if all(_could_be(a, array, is_literal) for a, array, is_literal in triples):
+            return [a.kind for a in signature.inputs]
+    return [a.kind for a in alternatives[0].inputs]
+
+
+def _could_be(argument: sig.Argument, array: Any, literal: bool) -> bool:
+    if not argument.accepts_rank(len(array.shape)):
+        return False
+    if argument.kind == "float":
+        return array.dtype.kind == "f" or literal
+    return argument.kind != "int" or array.dtype.kind in "iu"
 
 
 def _as_array(op: Op[Any, Any], name: str, backend: Backend, value: Any) -> Any:

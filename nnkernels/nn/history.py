@@ -38,8 +38,9 @@ class History:
     """All epochs of a trainer, and recorded arrays.
 
     ``history["loss"]`` is the curve of one figure, ``history.recorded[name]`` the copies that
-    ``fit(record=...)`` kept, one an epoch. ``backend`` names the backend that ran it, ``stop_reason``
-    says why the last ``fit`` ended: ``"epochs"``, ``"early stopping"``, ``"diverged"``, ``"SIGINT"``, ...
+    ``fit(record=...)`` kept, one an epoch. ``backend`` names the backend that ran it,
+    ``stop_reason`` says why the last ``fit`` ended: ``"epochs"``, ``"early stopping"``,
+    ``"diverged"``, ``"SIGINT"``, ...
     """
 
     def __init__(self, backend: str = "") -> None:

@@ -57,11 +57,12 @@ class Trainer:
 
     Args:
         model: what is trained; its arrays receive the trained values when ``fit`` ends.
-        optimizer: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"rmsprop"``, ``"adam"``, ``"adamw"``,
-            or an :class:`~nnkernels.nn.Optimizer`.
+        optimizer: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"rmsprop"``, ``"adam"``,
+            ``"adamw"``, or an :class:`~nnkernels.nn.Optimizer`.
         learning_rate: replaces the optimizer's own.
         backend: a name or a Backend; bound now, whatever ``nnkernels.use`` says later. ``"auto"``
-            takes the available CPU backend with the highest priority; ``history.backend`` says which.
+            takes the available CPU backend with the highest priority; ``history.backend`` says
+            which.
         metrics: of ``accuracy``, ``mae``, ``mse``; by default the accuracy for classifiers.
         schedule: a name, a :class:`~nnkernels.nn.Schedule` or a function; by default constant.
         clip_norm: largest norm of the whole gradient.
@@ -223,8 +224,8 @@ class Trainer:
         settings = FitSettings(rows, batch, bool(shuffle))
         if self.state.number("epoch_step") and settings != self.settings:
             raise InputError(
-                f"fit: training stands inside an epoch with {self.settings}; continue with the same "
-                f"data and settings, got {settings}"
+                f"fit: training stands inside an epoch with {self.settings}; continue with the "
+                f"same data and settings, got {settings}"
             )
         return settings
 

@@ -29,7 +29,6 @@ SCALARS = (
     "metric1",
     "metric2",
     "metric3",
-    "gradient_norm",
 )
 COUNTERS = ("seed", "step", "epoch_step", "row", "diverged")
 
@@ -159,7 +158,8 @@ class Program:
                 raise ProgramError(f"{where}: there is no slot {number}")
         for number in instruction.inputs:
             if self.slots[number].buffer == ARENA and number not in written:
-                raise ProgramError(f"{where}: reads {self.slots[number].name!r} before it is written")
+                name = self.slots[number].name
+                raise ProgramError(f"{where}: reads {name!r} before it is written")
         for output in instruction.outputs:
             if output is not None:
                 if self.slots[output].buffer in (INPUT, CONSTANT) and not self.slots[output].window:

@@ -101,7 +101,8 @@ class Interpreter:
         dims = solved_dims(self.program, instruction)
         floating = np.dtype(self.program.dtype)
         return [
-            (sig.shape_of(a, dims), a.dtype(floating)) for a in sig.parse_arguments(kernel.workspace)
+            (sig.shape_of(argument, dims), argument.dtype(floating))
+            for argument in sig.parse_arguments(kernel.workspace)
         ]
 
     def _bind(
@@ -188,12 +189,17 @@ class Interpreter:
             self._move_windows()
             for call in self._compute:
                 call()
-            if self._loss is not None and not math.isfinite(self.backend.to_numpy(self._loss).item()):
+            if not self._loss_is_finite():
                 self.state.view("diverged")[...] = 1
                 return done
             for call in self._update:
                 call()
         return steps
+
+    def _loss_is_finite(self) -> bool:
+        if self._loss is None:
+            return True
+        return math.isfinite(self.backend.to_numpy(self._loss).item())
 
     def _move_windows(self) -> None:
         row = self.backend.to_numpy(self._row).item()
@@ -271,9 +277,7 @@ def _nbytes(work: tuple[tuple[int, ...], np.dtype[Any]]) -> int:
     return math.prod(work[0]) * work[1].itemsize
 
 
-def _carve(
-    scratch: Array, work: list[tuple[tuple[int, ...], np.dtype[Any]]]
-) -> Iterator[Array]:
+def _carve(scratch: Array, work: list[tuple[tuple[int, ...], np.dtype[Any]]]) -> Iterator[Array]:
     offset = 0
     for shape, dtype in work:
         nbytes = math.prod(shape) * dtype.itemsize

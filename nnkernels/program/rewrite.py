@@ -26,9 +26,7 @@ def expand(program: Program, backend: Backend) -> Program:
     builder = _continue(program)
     for instruction in program.instructions:
         builder.instructions.extend(_expanded(builder, backend, instruction))
-    return replace(
-        program, slots=tuple(builder.slots), instructions=tuple(builder.instructions)
-    )
+    return replace(program, slots=tuple(builder.slots), instructions=tuple(builder.instructions))
 
 
 def _continue(program: Program) -> Builder:
@@ -86,7 +84,7 @@ def _without_dead(parts: list[Instruction], wanted: set[int]) -> list[Instructio
 
 
 def fuse(program: Program, backend: Backend) -> Program:
-    """Replace ``linear`` + activation by ``linear_activation`` where ``backend`` has that kernel."""
+    """Replace ``linear`` + activation by ``linear_activation`` where there is a kernel for it."""
     readers = Counter(i for instruction in program.instructions for i in instruction.inputs)
     readers.update(program.outputs.values())
     fused: list[Instruction] = []
@@ -113,7 +111,9 @@ def why_not_fused(first: Instruction, second: Instruction, backend: Backend) -> 
     The empty text says that they are not a layer and its activation at all.
     """
     op = get_op(second.op)
-    if first.op != "linear" or first.phase != second.phase or second.inputs != first.outputs or len(second.outputs) != 1:
+    if first.op != "linear" or first.phase != second.phase:
+        return ""
+    if second.inputs != first.outputs or len(second.outputs) != 1:
         return ""
     if not op.signatures(second.params)[0].elementwise:
         return f"{second.op} is not elementwise"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -72,7 +73,7 @@ def _initial_parameters() -> dict[str, Array]:
     rng = np.random.RandomState(42)
     rng.randint(0, 10000)  # drawn by the book to show an image
     arrays = {}
-    for layer, shape in enumerate(zip(SIZES, SIZES[1:], strict=False)):
+    for layer, shape in enumerate(itertools.pairwise(SIZES)):
         arrays[f"linear{2 * layer}.weight"] = rng.standard_normal(shape)
         arrays[f"linear{2 * layer}.bias"] = rng.standard_normal(shape[1])
     return arrays

@@ -54,27 +54,25 @@ def _first_step(backend: Backend) -> list[Figure]:
     numeric = _numerical_gradients(trainer, x, y)
     stepped = [w - g for w, g in zip(trainer.weights().values(), numeric, strict=True)]
     trainer.fit(x, y, batch_size=None, shuffle=False, progress=False)
-    chain, difference = ("one_step_lr_1_chain_rule", "one_step_lr_1_finite_difference")
+    steps = {"the chain rule": "chain_rule", "finite differences": "finite_difference"}
+    results = trainer.weights().values(), stepped
     return [
         close("initial loss", book["initial_loss"], loss, book["initial_loss_tolerance"]),
         close_groups("gradients", book["gradients"], analytic, book["gradients_tolerance"]),
-        close_groups(
-            "a step by the chain rule",
-            book[chain],
-            trainer.weights().values(),
-            book[f"{chain}_tolerance"],
-        ),
-        close_groups(
-            "a step by finite differences",
-            book[difference],
-            stepped,
-            book[f"{difference}_tolerance"],
+        *(
+            close_groups(
+                f"a step by {how}",
+                book[f"one_step_lr_1_{key}"],
+                result,
+                book[f"one_step_lr_1_{key}_tolerance"],
+            )
+            for (how, key), result in zip(steps.items(), results, strict=True)
         ),
     ]
 
 
 def _numerical_gradients(trainer: Trainer, x: Any, y: Any) -> list[Array]:
-    """Forward differences of the trainer's loss for every parameter; the weights stay as they are."""
+    """Forward differences of the trainer's loss by every parameter; the weights stay."""
     gradients = []
     for name, start in trainer.weights().items():
 
