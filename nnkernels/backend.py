@@ -309,12 +309,15 @@ def _swap_suffix(labels: Mapping[str, str]) -> str:
 
 
 def adapt(op: Op[Any, Any], function: Callable[..., Any]) -> Kernel:
-    """A user's function as a kernel; one without ``out`` may return its result instead."""
+    """A user's function as a kernel; one without ``out`` may return its result instead.
+
+    An operator without outputs updates its arguments in place: so must the function.
+    """
     try:
         takes_out = "out" in inspect.signature(function).parameters
     except (TypeError, ValueError):
         takes_out = True
-    if takes_out:
+    if takes_out or not op.signatures(op.params)[0].outputs:
         return Kernel(function)
 
     @functools.wraps(function)

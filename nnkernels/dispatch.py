@@ -186,7 +186,8 @@ def bind(
     """Check a call once and return a function without arguments that repeats it on these arrays.
 
     The returned function runs the kernel and nothing else (no checks, no allocation), and returns
-    the same output arrays every time. Values of labels and scalars are checked only now.
+    the same output arrays every time. Values of labels and scalars are checked only now, and
+    floating-point warnings are the caller's (``numpy.errstate``).
     """
     op = spec.get_op(op) if isinstance(op, str) else op
     chosen = None if backend is None else get_backend(backend)
@@ -328,6 +329,8 @@ def _plain(op: Op[Any, Any], name: str, value: Any) -> Array:
         value = value.data
     try:
         array = np.asarray(value)
+    except NnkernelsError:
+        raise  # an array of another device that refuses to be copied silently
     except (ValueError, TypeError) as error:
         raise InputError(f"{op.name}: {name} cannot become an array: {error}") from error
     if array.dtype.kind not in "fiub":

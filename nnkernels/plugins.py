@@ -32,12 +32,13 @@ class Source(NamedTuple):
     load: Callable[[], object]
 
 
-def _builtin_names() -> list[str]:
+def builtin_names() -> list[str]:
+    """Names of the backends that nnkernels brings."""
     import pkgutil
 
-    from nnkernels import backends
-
-    return [m.name for m in pkgutil.iter_modules(backends.__path__) if m.name[0] != "_"]
+    # By name, as in _load_builtin: the backends stand above this module and are found, not known.
+    folder = importlib.import_module("nnkernels.backends").__path__
+    return [m.name for m in pkgutil.iter_modules(folder) if m.name[0] != "_"]
 
 
 def _load_builtin(name: str) -> object:
@@ -54,7 +55,7 @@ def sources() -> dict[str, list[Source]]:
     from importlib.metadata import entry_points  # a quarter of NumPy's import time
 
     found: dict[str, list[Source]] = {}
-    for name in _builtin_names():
+    for name in builtin_names():
         found[name] = [_builtin(name)]
     for entry in entry_points(group=GROUP):
         owner = (entry.dist.name if entry.dist is not None else None) or entry.value
@@ -91,7 +92,7 @@ def load(name: str) -> Backend:
 
 
 def _source(name: str) -> Source:
-    if name in _builtin_names():  # without asking what else is installed: that cannot break these
+    if name in builtin_names():  # without asking what else is installed: that cannot break these
         return _builtin(name)
     known = sources()
     if name not in known:

@@ -175,6 +175,9 @@ _ARGUMENT = re.compile(
 )
 
 
+_DIMENSION = re.compile(r"\.\.\.|[0-9]+|[A-Za-z_]\w*\+?")
+
+
 @cache
 def parse_arguments(text: str) -> tuple[Argument, ...]:
     """Parse ``"(b,k),(k)int[0,b)"``; the empty text is no argument at all."""
@@ -187,8 +190,10 @@ def parse_arguments(text: str) -> tuple[Argument, ...]:
         arguments.append(_argument(match))
         position = match.end()
         if position < len(text):
-            if text[position] != ",":
-                raise ValueError(f"signature {text!r}: expected ',' at column {position}")
+            if text[position] != "," or not text[position + 1 :].strip():
+                raise ValueError(
+                    f"signature {text!r}: expected ',' and an argument at column {position}"
+                )
             position += 1
     return tuple(arguments)
 
@@ -197,7 +202,10 @@ def _argument(match: re.Match[str]) -> Argument:
     kind = match["kind"] or "float"
     if kind != "float" and kind not in KIND_DTYPES:
         raise ValueError(f"signature: unknown kind {kind!r}")
-    dims = tuple(d.strip() for d in match["dims"].split(",") if d.strip())
+    dims = tuple(d.strip() for d in match["dims"].split(",")) if match["dims"].strip() else ()
+    for dimension in dims:
+        if _DIMENSION.fullmatch(dimension) is None:
+            raise ValueError(f"signature: cannot read dimension {dimension!r}")
     interval = parse_interval(match["interval"]) if match["interval"] else None
     return Argument(match["name"] or "", dims, cast(Kind, kind), interval)
 

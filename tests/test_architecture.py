@@ -33,6 +33,7 @@ LEVELS = (
     ("nn", "testing"),
     ("bench", "reproduce", "sklearn", "distributed"),
     ("cli",),
+    ("__main__",),
 )
 """Rooms from the foundation up; a room imports from lower levels and from itself only."""
 
@@ -125,7 +126,10 @@ def test_imports_run_one_way(path):
         ("nnkernels.data.idx", "from nnkernels.spec import Array"),
         ("nnkernels.catalog.losses", "from nnkernels.data import load"),
         ("nnkernels.nn.model", "from nnkernels.testing import verify"),
-        ("nnkernels.bench.session", "class A:\n    def f(self):\n        from nnkernels import cli"),
+        (
+            "nnkernels.bench.session",
+            "class A:\n    def f(self):\n        from nnkernels import cli",
+        ),
     ],
 )
 def test_an_import_against_the_order_is_found(module, source):
@@ -316,9 +320,7 @@ FORMULA_OR_SHAPES = re.compile(r"Shapes?: |``[^`]+``")
 
 @pytest.mark.parametrize("name", sorted(OPERATORS))
 def test_every_operator_says_its_formula_or_shapes(name):
-    document = OPERATORS[name].__doc__ or ""
-    assert document[:1].isupper() or document[:2] == "``"
-    assert FORMULA_OR_SHAPES.search(document)
+    assert FORMULA_OR_SHAPES.search(OPERATORS[name].__doc__ or "")
 
 
 @pytest.mark.parametrize("name", sorted(OPERATORS))
@@ -326,12 +328,7 @@ def test_every_operator_with_an_output_takes_out(name):
     op = OPERATORS[name]
     code = op.reference.__code__
     keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
-    assert ("out" in keywords) == bool(op.signatures(representative(op))[0].outputs)
-
-
-def representative(op: Op) -> dict:
-    """Parameters that the signature may depend on: the declared defaults."""
-    return op.params
+    assert ("out" in keywords) == bool(op.signatures(op.params)[0].outputs)
 
 
 # --- one file an activation, one module a backend ----------------------------------------------
@@ -380,8 +377,7 @@ labels = (data[:, 0] > 0).astype(np.int64)
 for name in names:
     trainer = Trainer(MLP([3, 8, 2], activation="softsign"), backend=name)
     history = trainer.fit(data, labels, epochs=5)
-    losses = [epoch.loss for epoch in history]
-    assert losses[-1] < losses[0]
+    assert history["loss"][-1] < history["loss"][0]
 print("done")
 """
 
@@ -425,7 +421,7 @@ y = (x[:, 0] > 0).astype(np.int64)
 losses = {}
 for name in ("single", "reference"):
     history = Trainer(MLP([3, 8, 2], activation="relu"), backend=name).fit(x, y, epochs=3)
-    losses[name] = [epoch.loss for epoch in history]
+    losses[name] = history["loss"]
 np.testing.assert_allclose(losses["single"], losses["reference"], rtol=1e-5)
 print("done")
 """

@@ -62,8 +62,8 @@ def warnings(env: Mapping[str, str]) -> list[str]:
     found = []
     if "OPENBLAS_CORETYPE" in env:
         found.append(
-            f"OPENBLAS_CORETYPE={env['OPENBLAS_CORETYPE']} forces an OpenBLAS kernel; matrix products "
-            "can be half as fast as with the one that OpenBLAS would choose: unset it"
+            f"OPENBLAS_CORETYPE={env['OPENBLAS_CORETYPE']} forces an OpenBLAS kernel; matrix "
+            "products can be half as fast as with the one that OpenBLAS would choose: unset it"
         )
     return found
 
@@ -143,7 +143,8 @@ def _steal_percent(start: Any, end: Any) -> float | None:
     total = sum(end) - sum(start)
     if not hasattr(end, "steal") or total <= 0:
         return None
-    return round(100 * (end.steal - start.steal) / total, 3)
+    stolen: float = end.steal - start.steal
+    return round(100 * stolen / float(total), 3)
 
 
 def installed(name: str) -> str | None:

@@ -9,14 +9,24 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
+from msgspec.structs import replace
 
 import nnkernels
 from nnkernels import plugins
 from nnkernels.backend import Backend
 from nnkernels.bench import machine, results
-from nnkernels.bench.harness import Agreement, Case, Problem, Track, interleave, prime
-from nnkernels.bench.harness.timing import SAMPLE_SECONDS, elapsed, held_to
-from nnkernels.bench.harness.workload import Preset
+from nnkernels.bench.harness import (
+    SAMPLE_SECONDS,
+    Agreement,
+    Case,
+    Preset,
+    Problem,
+    Track,
+    elapsed,
+    held_to,
+    interleave,
+    prime,
+)
 from nnkernels.bench.statistics import CONFIDENCE, summarise
 from nnkernels.errors import BackendError, BackendUnavailableError
 from nnkernels.names import parse_backend
@@ -153,7 +163,8 @@ class Session:
         for candidate in ready:
             candidate.check_again()
         rows = [c.result() for c in candidates]
-        return rows + [_skipped(case, n, reason) for n, reason in self.plan.skipped.items()]
+        skipped = self.plan.skipped.items()
+        return rows + [_row(case, name, "skipped", reason) for name, reason in skipped]
 
     def record(self) -> results.Run:
         """Everything that is known so far, as one record."""
@@ -249,43 +260,40 @@ class Candidate:
 
     def result(self) -> results.Result:
         """The row."""
-        timed = self._status == "ok"
-        track = self.track if timed else None
-        times = self.times() if timed else None
-        device = self._backend.device.name if self._backend else "cpu"
-        return _row(
-            self.case, self.name, device, self._status, self._reason, self._agreement, track, times
+        row = _row(self.case, self.name, self._status, self._reason)
+        if self._agreement:
+            found = self._agreement
+            correctness = results.Correctness(found.ok, found.error, found.limit)
+            row = replace(row, correctness=correctness)
+        if self._status != "ok":
+            return row
+        times = self.times()
+        return replace(
+            row,
+            device=self._backend.device.name if self._backend else "cpu",
+            compile_s=self.track.compile_s,
+            prime_calls=self.track.prime_calls,
+            loops=self.track.loops,
+            times=results.TimesByKind(times),
+            rates=_rates(self.case, times.median),
         )
 
 
-def _skipped(case: Case, name: str, reason: str) -> results.Result:
-    return _row(case, name, None, "skipped", reason)
-
-
-def _row(
-    case: Case,
-    name: str,
-    device: str | None,
-    status: Any,
-    reason: str | None,
-    agreement: Agreement | None = None,
-    track: Track | None = None,
-    times: results.Times | None = None,
-) -> results.Result:
+def _row(case: Case, name: str, status: Any, reason: str | None) -> results.Result:
+    """A row in which nothing is measured yet."""
     return results.Result(
         workload=case.workload,
         params=dict(case.params),
         dtype=case.dtype,
         backend=name,
-        device=device,
-        correctness=agreement
-        and results.Correctness(agreement.ok, agreement.error, agreement.limit),
-        compile_s=track and track.compile_s,
-        prime_calls=track and track.prime_calls,
-        loops=track and track.loops,
-        times=results.TimesByKind(times),
+        device=None,
+        correctness=None,
+        compile_s=None,
+        prime_calls=None,
+        loops=None,
+        times=results.TimesByKind(None),
         cost=results.CostRecord(case.cost.flop, case.cost.bytes, case.cost.items),
-        rates=_rates(case, times),
+        rates=results.Rates(None, None, None),
         memory=results.Memory(),
         energy=results.Energy(),
         status=status,
@@ -293,9 +301,7 @@ def _row(
     )
 
 
-def _rates(case: Case, times: results.Times | None) -> results.Rates:
-    if times is None or times.median == 0:
-        return results.Rates(None, None, None)
-    cost, median = case.cost, times.median
+def _rates(case: Case, median: float) -> results.Rates:
+    cost = case.cost
     flop_s = cost.flop / median if cost.flop else None
     return results.Rates(flop_s, cost.bytes / median, cost.items / median)

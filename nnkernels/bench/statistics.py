@@ -11,7 +11,7 @@ from scipy import stats
 from nnkernels.bench.results import Times
 
 CONFIDENCE = 0.95
-CONVERGED = 0.01
+CONVERGED = 0.005
 """Half-width of the median's interval, relative to it, at which sampling may end."""
 
 

@@ -160,7 +160,8 @@ def is_activation(op: Op[Any, Any]) -> bool:
     if op.derivative is None or len(op.inputs) != 1 or op.updates:
         return False
     signature = op.signatures(op.params)[0]
-    return signature.rowwise and signature.outputs[0].dims == signature.inputs[0].dims
+    before, after = signature.inputs[0].dims, signature.outputs[0].dims
+    return signature.rowwise and after == tuple(label.rstrip("+") for label in before)
 
 
 def activation_names() -> list[str]:

@@ -48,10 +48,40 @@ def result_specs(
 
 
 def solved_dims(program: Program, instruction: Instruction) -> sig.Dims:
-    """Sizes of the labels of an instruction's operator."""
+    """Sizes of the labels of an instruction's operator, whose slots are checked."""
+    op = get_op(instruction.op)
     slots = [program.slots[i] for i in instruction.inputs]
     shapes, dtypes = [s.shape for s in slots], [s.dtype for s in slots]
-    return result_specs(get_op(instruction.op), shapes, dtypes, instruction.params)[1]
+    signature, dims = result_specs(op, shapes, dtypes, instruction.params)
+    for argument, slot in zip(signature.inputs, slots, strict=True):
+        if argument.kind == "float" and slot.dtype != program.dtype:
+            raise ProgramError(
+                f"program: {op.name} reads {slot.name!r} of {slot.dtype}, not {program.dtype}"
+            )
+    _check_outputs(program, instruction, signature, dims)
+    for name in op.updates:
+        slot = slots[op.inputs.index(name)]
+        if slot.buffer in (INPUT, CONSTANT):
+            raise ProgramError(f"program: {op.name} would update {slot.name!r}, a {slot.buffer}")
+    return dims
+
+
+def _check_outputs(
+    program: Program, instruction: Instruction, signature: sig.Signature, dims: sig.Dims
+) -> None:
+    wanted = [
+        (sig.shape_of(a, dims), a.dtype(np.dtype(program.dtype)).name) for a in signature.outputs
+    ]
+    slots = [None if o is None else program.slots[o] for o in instruction.outputs]
+    fits = len(slots) == len(wanted) and all(
+        slot is None or (slot.shape, slot.dtype) == want
+        for slot, want in zip(slots, wanted, strict=True)
+    )
+    if not fits:
+        given = [slot and (slot.shape, slot.dtype) for slot in slots]
+        raise ProgramError(
+            f"program: {instruction.op} gives {wanted}, its output slots are {given}"
+        )
 
 
 def _kind_fits(kind: sig.Kind, dtype: str) -> bool:
@@ -63,7 +93,7 @@ def _kind_fits(kind: sig.Kind, dtype: str) -> bool:
 def check_floating(what: str, dtype: Any) -> str:
     """NumPy's name of a floating dtype that operators accept."""
     for known in sig.FLOAT_DTYPES:
-        if dtype in (known.name, known, known.type):
+        if dtype is not None and dtype in (known.name, known, known.type):  # NumPy: None is float64
             return known.name
     names = " or ".join(known.name for known in sig.FLOAT_DTYPES)
     raise InputError(f"{what}: dtype must be {names}, got {dtype!r}")
@@ -115,7 +145,7 @@ class Builder:
         """A slot name that is not taken yet, made from ``stem`` and the current label."""
         stem = f"{self._label}.{stem}" if self._label else stem
         name, count = stem, 1
-        while name in self._names:
+        while name in self._names or name in self._entries:
             count += 1
             name = f"{stem}#{count}"
         return name
@@ -132,6 +162,7 @@ class Builder:
         interval: tuple[int, int] | None = None,
     ) -> int:
         """An array fed at run time; with ``window`` a moving window of ``shape[0]`` rows of it."""
+        self._check_free(name)
         slot = Slot(name, shape, dtype or self.dtype, INPUT, window=window, interval=interval)
         return self.add(slot)
 
@@ -161,9 +192,12 @@ class Builder:
             )
         return self._names[name]
 
-    def _state_array(self, name: str, buffer: str, shape: tuple[int, ...]) -> int:
+    def _check_free(self, name: str) -> None:
         if name in self._entries:
-            raise ProgramError(f"program: {name!r} is a name of the State itself; choose another")
+            raise ProgramError(f"program: {name!r} is a name of the State; choose another")
+
+    def _state_array(self, name: str, buffer: str, shape: tuple[int, ...]) -> int:
+        self._check_free(name)
         entry = Entry(name, buffer, self._sizes[buffer], shape, self.dtype)
         slot = Slot(name, shape, self.dtype, buffer, entry.offset)
         self._sizes[buffer] += aligned(slot.nbytes)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,26 +24,35 @@ from nnkernels.spec import Array
 
 @dataclass(slots=True)
 class Bound:
-    """An instruction with its kernel and its arrays.
-
-    ``windows`` are the positions in ``arrays`` that move with the row counter.
-    """
+    """An instruction with its kernel and its arrays; those of inputs may change between runs."""
 
     instruction: Instruction
     resolution: Resolution
     function: Callable[..., None]
-    arrays: list[Any]
-    inputs: int
+    inputs: list[Any]
+    outputs: list[Any]
     keywords: dict[str, Any]
-    windows: list[tuple[int, Slot]]
+
+    def place(self, position: int, array: Any) -> None:
+        """Put ``array`` at a position counted over inputs, then outputs."""
+        if position < len(self.inputs):
+            self.inputs[position] = array
+        else:
+            self.outputs[position - len(self.inputs)] = array
+            self.keywords["out"] = self.out
+
+    @property
+    def out(self) -> Any:
+        """What the kernel gets as ``out``."""
+        return self.outputs[0] if len(self.outputs) == 1 else tuple(self.outputs)
 
     def run(self) -> None:
         """Run the kernel on the arrays."""
-        keywords = self.keywords
-        outs = self.arrays[self.inputs :]
-        if outs:
-            keywords["out"] = outs[0] if len(outs) == 1 else tuple(outs)
-        self.function(*self.arrays[: self.inputs], **keywords)
+        self.function(*self.inputs, **self.keywords)
+
+    def frozen(self) -> Callable[[], None]:
+        """:meth:`run` for arrays that never change: the cheapest call."""
+        return functools.partial(self.function, *self.inputs, **self.keywords)
 
 
 class Interpreter:
@@ -55,18 +65,22 @@ class Interpreter:
     """
 
     def __init__(self, backend: Backend, program: Program, state: State) -> None:
+        program.validate()
         self.backend, self.state = backend, state
         self.program = specialise(program, backend)
         self._lock = threading.Lock()
         self._fed: dict[str, Array] = {}
+        self._windows: list[Any] = []
         self._arrays = self._place_slots()
         self.bound = self._bind_all()
+        self._readers = self._readers_of_inputs()
         split = [b.instruction.phase for b in self.bound].count("compute")
         self._compute = [self._callable(b) for b in self.bound[:split]]
         self._update = [self._callable(b) for b in self.bound[split:]]
-        self._moving = [(b, at, slot) for b in self.bound for at, slot in b.windows]
-        self._row = state.view("row")
-        self._loss = None if program.guard is None else self._arrays[program.guard]
+        self._row = _reader(backend, state.view("row"))
+        self._loss = None
+        if program.guard is not None:
+            self._loss = _reader(backend, self._arrays[program.guard])
 
     # --- binding ---------------------------------------------------------------------------
 
@@ -116,34 +130,31 @@ class Interpreter:
         keywords = dict(instruction.params)
         if work:
             keywords["work"] = tuple(_carve(scratch, work))
-        numbers = (*instruction.inputs, *instruction.outputs)
-        arrays = [None if n is None else self._arrays.get(n) for n in numbers]
-        windows = [
-            (at, self.program.slots[n])
-            for at, n in enumerate(numbers)
-            if n is not None and self.program.slots[n].buffer == INPUT
-        ]
-        return Bound(
+        bound = Bound(
             instruction,
             resolution,
             resolution.kernel.function,
-            arrays,
-            len(instruction.inputs),
+            [self._arrays.get(n) for n in instruction.inputs],
+            [None if n is None else self._arrays.get(n) for n in instruction.outputs],
             keywords,
-            windows,
         )
+        if bound.outputs:
+            keywords["out"] = bound.out
+        return bound
 
-    @staticmethod
-    def _callable(bound: Bound) -> Callable[[], None]:
-        """The cheapest call: closed over its arrays unless some of them move."""
-        if bound.windows:
-            return bound.run
-        inputs, outs = tuple(bound.arrays[: bound.inputs]), tuple(bound.arrays[bound.inputs :])
-        keywords = dict(bound.keywords)
-        if outs:
-            keywords["out"] = outs[0] if len(outs) == 1 else outs
-        function = bound.function
-        return lambda: function(*inputs, **keywords)
+    def _readers_of_inputs(self) -> dict[str, list[tuple[Bound, int]]]:
+        """Where the fed arrays go: bound instructions and positions by input name."""
+        readers: dict[str, list[tuple[Bound, int]]] = {name: [] for name in self.program.inputs}
+        for bound in self.bound:
+            numbers = (*bound.instruction.inputs, *bound.instruction.outputs)
+            for position, number in enumerate(numbers):
+                if number is not None and self.program.slots[number].buffer == INPUT:
+                    readers[self.program.slots[number].name].append((bound, position))
+        return readers
+
+    def _callable(self, bound: Bound) -> Callable[[], None]:
+        fed = any(bound is reader for readers in self._readers.values() for reader, _ in readers)
+        return bound.run if fed else bound.frozen()
 
     # --- running ---------------------------------------------------------------------------
 
@@ -161,10 +172,11 @@ class Interpreter:
         for name, array in arrays.items():
             check_feed(self.backend, slots[name], array)
         self._fed = dict(arrays)
-        for bound in self.bound:
-            for at, slot in bound.windows:
-                if not slot.window:
-                    bound.arrays[at] = arrays[slot.name]
+        windows = [(n, s.shape[0], self._readers[n]) for n, s in slots.items() if s.window]
+        self._windows = [(arrays[name], *rest) for name, *rest in windows]
+        for name in set(slots) - {name for name, *_ in windows}:
+            for bound, position in self._readers[name]:
+                bound.place(position, arrays[name])
 
     def run(self, steps: int, stop: Callable[[], bool] | None = None) -> int:
         """Run up to ``steps`` steps and return how many were completed.
@@ -199,19 +211,18 @@ class Interpreter:
     def _loss_is_finite(self) -> bool:
         if self._loss is None:
             return True
-        return math.isfinite(self.backend.to_numpy(self._loss).item())
+        return math.isfinite(self._loss())
 
     def _move_windows(self) -> None:
-        row = self.backend.to_numpy(self._row).item()
-        for bound, at, slot in self._moving:
-            if slot.window:
-                source = self._fed[slot.name]
-                if row + slot.shape[0] > len(source):
-                    raise ProgramError(
-                        f"run: rows {row} to {row + slot.shape[0]} of {slot.name!r}, which has "
-                        f"{len(source)}"
-                    )
-                bound.arrays[at] = source[row : row + slot.shape[0]]
+        row = self._row()
+        for source, rows, readers in self._windows:
+            if row + rows > len(source):
+                raise ProgramError(
+                    f"run: the step needs rows {row} to {row + rows}, the data has {len(source)}"
+                )
+            view = source[row : row + rows]
+            for bound, position in readers:
+                bound.place(position, view)
 
     def fetch(self, role: str) -> Array:
         """A NumPy copy of the output ``role`` of the last step (``loss``, ``prediction``)."""
@@ -226,21 +237,19 @@ class Interpreter:
             for bound in self.bound:
                 if bound.instruction.phase != "compute":
                     return None
-                for name, array in self._operands(bound, before=True):
-                    if not _finite(self.backend.to_numpy(array)):
-                        return name
-                bound.run()
-                for name, array in self._operands(bound, before=False):
-                    if not _finite(self.backend.to_numpy(array)):
-                        return name
+                bad = self._bad(bound.instruction.inputs, bound.inputs)
+                if bad is None:
+                    bound.run()
+                    bad = self._bad(bound.instruction.outputs, bound.outputs)
+                if bad is not None:
+                    return bad
         return None
 
-    def _operands(self, bound: Bound, *, before: bool) -> Iterator[tuple[str, Array]]:
-        numbers = (*bound.instruction.inputs, *bound.instruction.outputs)
-        first, last = (0, bound.inputs) if before else (bound.inputs, len(numbers))
-        for number, array in zip(numbers[first:last], bound.arrays[first:last], strict=True):
-            if array is not None and number is not None:
-                yield self.program.slots[number].name, array
+    def _bad(self, numbers: Sequence[int | None], arrays: Sequence[Any]) -> str | None:
+        for number, array in zip(numbers, arrays, strict=True):
+            if number is not None and not _finite(self.backend.to_numpy(array)):
+                return self.program.slots[number].name
+        return None
 
 
 def check_feed(backend: Backend, slot: Slot, array: Any) -> None:
@@ -267,6 +276,13 @@ def check_feed(backend: Backend, slot: Slot, array: Any) -> None:
                 f"feed: {slot.name!r} must lie in [{low}, {high}), got "
                 f"{values.min()} to {values.max()}"
             )
+
+
+def _reader(backend: Backend, array: Array) -> Callable[[], Any]:
+    """Reads a 0-d array; in host memory without asking the device every time."""
+    if backend.to_numpy(array) is array:
+        return array.item
+    return lambda: backend.to_numpy(array).item()
 
 
 def _finite(array: Array) -> bool:

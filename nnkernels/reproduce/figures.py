@@ -23,18 +23,20 @@ class Figure:
 
     Attributes:
         name: what it is.
-        published, ours: both in print; of an array, the element that differs most.
-        difference: largest absolute difference; None where the figures are words.
-        tolerance: what is accepted, in words.
+        published, ours: both in print; of an array, its worst element.
+        difference: absolute difference of these; None where they are words.
+        accepted: largest accepted difference, in words.
         ok: whether ours is accepted.
+        count: number of elements that were compared.
     """
 
     name: str
     published: str
     ours: str
     difference: float | None
-    tolerance: str
+    accepted: str
     ok: bool
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +74,18 @@ def close(name: str, book: Any, ours: Any, tolerance: float, *, relative: bool =
     wanted, got = (np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in (book, ours))
     if wanted.shape != got.shape:
         shapes = str(wanted.shape), str(got.shape)
-        return Figure(name, *shapes, None, "same shape", False)
+        return Figure(name, *shapes, None, "shape", False)
     difference = np.abs(got - wanted)
     accepted = tolerance * (np.abs(wanted) if relative else np.ones_like(wanted))
     worst = np.unravel_index(int(np.argmax(difference / np.maximum(accepted, 1e-300))), got.shape)
     return Figure(
-        name if wanted.size == 1 else f"{name} (worst of {wanted.size})",
-        f"{wanted[worst]:.9g}",
-        f"{got[worst]:.9g}",
+        name,
+        f"{wanted[worst]:.7g}",
+        f"{got[worst]:.7g}",
         float(difference[worst]),
-        f"{tolerance:g}" + (" relative" if relative else ""),
+        f"{tolerance:g}" + (" rel." if relative else ""),
         bool((difference <= accepted).all()),
+        wanted.size,
     )
 
 
@@ -98,9 +101,9 @@ def _joined(arrays: Iterable[Any]) -> Array:
 def digits(name: str, book: float, ours: float, places: int) -> Figure:
     """A number of which every printed digit, to ``places`` decimals, must agree."""
     wanted, got = f"{book:.{places}f}", f"{ours:.{places}f}"
-    return Figure(name, wanted, got, abs(ours - book), "every digit", wanted == got)
+    return Figure(name, wanted, got, abs(ours - book), "all digits", wanted == got)
 
 
 def outcome(name: str, book: str, ours: str) -> Figure:
     """A statement that must hold word for word."""
-    return Figure(name, book, ours, None, "same", book == ours)
+    return Figure(name, book, ours, None, "equal", book == ours)

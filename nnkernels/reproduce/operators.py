@@ -44,7 +44,7 @@ def perceptron_step(backend: Backend) -> list[Figure]:
     book = published()["perceptron_step"]
     weight = np.reshape(book["weight"], (-1, 1))
     score = on(backend, "linear", book["x"], weight, book["bias"])
-    return [close("output", book["output"], on(backend, "step", score), 0)]
+    return [close("output", [[book["output"]]], on(backend, "step", score), 0)]
 
 
 def dense_layer(backend: Backend) -> list[Figure]:

@@ -54,14 +54,14 @@ def _first_step(backend: Backend) -> list[Figure]:
     numeric = _numerical_gradients(trainer, x, y)
     stepped = [w - g for w, g in zip(trainer.weights().values(), numeric, strict=True)]
     trainer.fit(x, y, batch_size=None, shuffle=False, progress=False)
-    steps = {"the chain rule": "chain_rule", "finite differences": "finite_difference"}
+    steps = {"chain-rule": "chain_rule", "finite-difference": "finite_difference"}
     results = trainer.weights().values(), stepped
     return [
         close("initial loss", book["initial_loss"], loss, book["initial_loss_tolerance"]),
         close_groups("gradients", book["gradients"], analytic, book["gradients_tolerance"]),
         *(
             close_groups(
-                f"a step by {how}",
+                f"{how} step",
                 book[f"one_step_lr_1_{key}"],
                 result,
                 book[f"one_step_lr_1_{key}_tolerance"],
@@ -92,13 +92,13 @@ def _hundred_epochs(backend: Backend) -> list[Figure]:
     prediction, weights = trainer.outputs(book["x"]), trainer.weights().values()
     return [
         close_groups(
-            "weights after 100 epochs",
+            "weights at 100 epochs",
             book["after_100_epochs_lr_0.01"],
             weights,
             book["after_100_epochs_tolerance"],
         ),
         close(
-            "prediction after 100 epochs",
+            "prediction at 100 epochs",
             [[book["prediction_after_100_epochs"]]],
             prediction,
             book["prediction_tolerance"],
@@ -117,7 +117,7 @@ def learning_rates(backend: Backend) -> list[Figure]:
         *_ten_epochs(backend, 0.01),
         *_ten_epochs(backend, 0.1),
         *_divergence(backend),
-        close("rate 0.01, weight, 1,000 epochs", [[long["weight"]]], weight, long["tolerance"]),
+        close("rate 0.01, weight at 1,000", [[long["weight"]]], weight, long["tolerance"]),
     ]
 
 

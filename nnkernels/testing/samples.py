@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels import signature as sig
-from nnkernels.errors import NnkernelsError
+from nnkernels.errors import ShapeError
 from nnkernels.spec import OPERATORS, REQUIRED, Array, Op
 
 MAGNITUDES = (-6.0, 2.0)
@@ -301,7 +301,7 @@ def fitting(op: Op[Any, Any], arrays: Sequence[Array], params: Mapping[str, Any]
             continue
         return signature
     shapes = [(a.shape, str(a.dtype)) for a in arrays]
-    raise NnkernelsError(f"{op.name}: no alternative of its signature takes {shapes}")
+    raise ShapeError(f"{op.name}: no alternative of its signature takes {shapes}")
 
 
 def oracle(sample: Sample) -> tuple[Array, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,11 +64,15 @@ class Subject:
 
     # --- calling ---------------------------------------------------------------------------
 
-    def place(self, sample: Sample, layout: Layout = packed, *, updated: bool = True) -> list[Any]:
-        """The sample's inputs on the device; without ``updated`` those arguments stay packed."""
+    def place(self, sample: Sample, *layouts: Layout, updated: bool = True) -> list[Any]:
+        """The sample's inputs on the device, in ``layouts`` by turns (none: packed).
+
+        Without ``updated`` the arguments that are updated stay packed.
+        """
+        turns = itertools.cycle(layouts or (packed,))
         return [
             (layout if updated or at not in sample.updated else packed)(self.backend, a)
-            for at, a in enumerate(sample.inputs)
+            for at, (a, layout) in enumerate(zip(sample.inputs, turns, strict=False))
         ]
 
     def call(self, sample: Sample, arrays: Sequence[Any], out: Any = None) -> tuple[Any, ...]:

@@ -40,7 +40,8 @@ def verify(
             networks; by default all.
         quick: fewer shapes and networks.
         exceptions: known failures, ``"operator"``, ``"operator/check"`` or
-            ``"operator/check/dtype"``, each with a reason. One that is not needed fails.
+            ``"operator/check/dtype"``, each with a reason. One that nothing needed, though its
+            operator ran, fails.
         progress: called with the number of finished parts, of all parts, and the next one's name.
 
     Raises:
@@ -97,7 +98,7 @@ class _Run:
     worst: dict[str, float] = field(default_factory=dict)
 
     def operator(self, op: Op[Any, Any]) -> None:
-        """Run all checks of ``op``, unless another backend serves it."""
+        """Prove the derivative of ``op``; run all checks unless another backend serves it."""
         if op.derivative is not None:
             for description, function in gradient_cases(op):
                 self._case(op.name, "gradient", "float64", (description, function))
@@ -129,7 +130,7 @@ class _Run:
             self.fallback[op.name] = found.backend
         else:
             self.served.append(op.name)
-        return found.why != "fallback"
+        return op.name not in self.fallback
 
     def networks(self) -> None:
         """Run the random networks."""

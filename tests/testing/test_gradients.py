@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from nnkernels import ops
 from nnkernels.backends._host import HOST
-from nnkernels.errors import InputError
+from nnkernels.errors import InputError, ShapeError
 from nnkernels.program import Builder, State, differentiate
 from nnkernels.spec import OPERATORS
 from nnkernels.testing import VerificationError, check_gradients, numerical_gradient
@@ -20,7 +20,9 @@ def test_central_differences_of_a_cubic(values):
 
 def test_forward_differences_are_less_exact_but_right():
     x = np.array([[0.5, -1.0], [2.0, 0.0]])
-    central, forward = (numerical_gradient(lambda a: np.exp(a).sum(), x, method=m) for m in ("central", "forward"))
+    central, forward = (
+        numerical_gradient(lambda a: np.exp(a).sum(), x, method=m) for m in ("central", "forward")
+    )
     assert np.abs(central - np.exp(x)).max() < 1e-9
     assert 1e-9 < np.abs(forward - np.exp(x)).max() < 1e-6
 
@@ -77,16 +79,29 @@ def test_an_operator_with_parameters_and_labels():
     labels = np.array([0, 2, 1, 1])
     for method in ("central", "forward"):
         report = check_gradients(
-            ops.softmax_cross_entropy, rng.normal(size=(4, 3)), labels, reduction="sum", method=method
+            ops.softmax_cross_entropy,
+            rng.normal(size=(4, 3)),
+            labels,
+            reduction="sum",
+            method=method,
         )
         assert report.ok and set(report.errors) == {"logits"}
     assert check_gradients("matmul", rng.normal(size=(2, 3)), rng.normal(size=(3, 2))).ok
 
 
-@pytest.mark.parametrize("arguments", [("argmax", np.ones((2, 2))), (np.sum, np.ones(2)), (np.sum, np.cos, [1.0], 3)])
+@pytest.mark.parametrize(
+    "arguments", [("argmax", np.ones((2, 2))), (np.sum, np.ones(2)), (np.sum, np.cos, [1.0], 3)]
+)
 def test_subjects_that_cannot_be_checked_are_refused(arguments):
     with pytest.raises(InputError, match="check_gradients"):
         check_gradients(*arguments)
+
+
+def test_arrays_that_do_not_fit_the_operator_are_refused():
+    with pytest.raises(ShapeError, match="matmul"):
+        check_gradients("matmul", np.ones((2, 3)), np.ones((2, 3)))
+    with pytest.raises(ShapeError, match="nll_loss"):
+        check_gradients("nll_loss", np.ones((2, 3)), np.array([[True, False]]))
 
 
 def test_a_gradient_of_another_shape_is_refused():
@@ -102,14 +117,23 @@ def small_program(dtype="float64"):
     loss = builder.call("mse", y, target)
     differentiate(builder, loss)
     with builder.update_phase():
-        builder.call("sgd", builder.flat("parameters"), builder.flat("gradients"), builder.entry("learning_rate"))
+        builder.call(
+            "sgd",
+            builder.flat("parameters"),
+            builder.flat("gradients"),
+            builder.entry("learning_rate"),
+        )
     program = builder.program(loss=loss, guard=loss)
     state = State(program.layout, HOST)
     rng = np.random.default_rng(1)
     for name in ("w", "b"):
         state.set(name, rng.normal(size=state.view(name).shape))
     state.set("learning_rate", 0.1)
-    return program, state, {n: rng.normal(size=s.shape).astype(dtype) for n, s in program.inputs.items()}
+    return (
+        program,
+        state,
+        {n: rng.normal(size=s.shape).astype(dtype) for n, s in program.inputs.items()},
+    )
 
 
 def test_a_program_against_its_loss_leaves_the_state_as_it_was():

@@ -17,7 +17,11 @@ def test_networks_are_seeded_and_different():
 
 
 def test_twenty_networks_use_most_of_the_catalogue():
-    used = {i.op for seed in range(n.COUNT) for i in n.random_network(seed, "float64").program.instructions}
+    used = {
+        i.op
+        for seed in range(n.COUNT)
+        for i in n.random_network(seed, "float64").program.instructions
+    }
     assert used >= set(n.optimizers())
     assert len(used & set(n.row_activations())) >= 0.6 * len(n.row_activations())
     assert len(used & {name for name, _ in n.losses()}) >= 5
@@ -52,7 +56,9 @@ class Fused(OffByABit):
 @pytest.mark.parametrize(("executor", "right"), [(OffByABit, False), (Fused, True)])
 def test_bits_must_agree_unless_the_executor_fuses(executor, right):
     backend = get_backend("numpy")
-    odd = backend.__class__("odd", backend.device, backend.kernels, executor, fallback=backend.fallback)
+    odd = backend.__class__(
+        "odd", backend.device, backend.kernels, executor, fallback=backend.fallback
+    )
     cases = [c for dtype, c in n.network_cases(odd, quick=True) if c[0].startswith("interpreter")]
     assert len(cases) == 2 * n.QUICK_COUNT
     for _, function in cases:

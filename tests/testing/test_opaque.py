@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnkernels import get_backend
+from nnkernels import Kernel, get_backend
 from nnkernels.errors import DeviceMismatchError, NnkernelsError
 from nnkernels.program import Builder, State
 from nnkernels.spec import OPERATORS
@@ -53,6 +53,23 @@ def test_only_explicit_transfers_move_values(backend):
         backend.to_numpy(np.ones(2))
 
 
+def test_the_device_says_what_it_is_and_waits_before_it_times(backend):
+    device = backend.device
+    assert device.available() is None and device.describe()["device"] == "opaque"
+    array = backend.asarray(np.ones((2, 3), np.float32))
+    assert repr(array) == "<opaque array (2, 3) float32>"
+    assert backend.asarray(array) is array
+    assert backend.asarray(array, np.float64).dtype == np.float64
+    first = device.timer()
+    assert device.pending == 0 and device.timer() >= first
+
+
+def test_a_kernel_given_a_numpy_array_refuses(backend):
+    kernel = backend.kernels["relu"].function
+    with pytest.raises(DeviceMismatchError, match="ndarray"):
+        kernel(np.ones(2), out=backend.asarray(np.ones(2)))
+
+
 def test_kernels_run_only_at_synchronize(backend):
     x = backend.asarray(np.array([-1.0, 2.0]))
     y = backend.relu(x)
@@ -74,14 +91,18 @@ def test_work_is_done_in_order(backend):
 def test_views_share_memory_and_copies_are_made_on_the_device(backend):
     x = backend.asarray(np.arange(6.0).reshape(2, 3))
     np.testing.assert_array_equal(backend.to_numpy(x.T[::-1, :1]), [[2.0], [1.0], [0.0]])
-    np.testing.assert_array_equal(backend.to_numpy(x.astype("float32")), np.arange(6, dtype="f4").reshape(2, 3))
+    np.testing.assert_array_equal(
+        backend.to_numpy(x.astype("float32")), np.arange(6, dtype="f4").reshape(2, 3)
+    )
     with pytest.raises(AttributeError):
         x.T.reshape((6,))
 
 
 @pytest.mark.parametrize("where", ["opaque", "numpy", "other device"])
 def test_mixing_devices_is_an_error(backend, where):
-    other = {"opaque": backend, "numpy": get_backend("numpy"), "other device": opaque_backend()}[where]
+    other = {"opaque": backend, "numpy": get_backend("numpy"), "other device": opaque_backend()}[
+        where
+    ]
     array = np.ones(2) if where == "opaque" else backend.asarray(np.ones(2))
     with pytest.raises(NnkernelsError):
         other.relu(array)
@@ -92,6 +113,16 @@ def test_the_whole_catalogue_and_training_run_without_implicit_transfer(backend,
     report = verify(backend, operators=[name], quick=True)
     report.check()
     assert name in (*report.reference, *report.passed)
+
+
+def peeks(x, *, out):
+    """Asks for a value on the host in the middle of a kernel."""
+    out[...] = x[:1] if x.ndim and len(x) and x.item() > 0 else x
+
+
+def test_an_implicit_transfer_inside_a_kernel_is_reported(backend):
+    report = verify(backend.replace(relu=Kernel(peeks)), operators=["relu"], quick=True)
+    assert any("item()" in f.message for f in report.failures)
 
 
 def test_a_diverged_step_is_noticed_on_the_device(backend):

@@ -129,7 +129,9 @@ UPDATES = ("sgd",)
 
 
 @pytest.mark.parametrize("quick", [True, False], ids=["quick", "full"])
-@pytest.mark.parametrize(("operator", "kernel", "check"), FAULTS, ids=lambda v: getattr(v, "__name__", v))
+@pytest.mark.parametrize(
+    ("operator", "kernel", "check"), FAULTS, ids=lambda v: getattr(v, "__name__", v)
+)
 def test_a_planted_fault_is_reported(operator, kernel, check, quick):
     kernel_or_function = Kernel(kernel) if operator in UPDATES else kernel
     backend = get_backend("numpy").replace(**{operator: kernel_or_function})
@@ -149,6 +151,8 @@ def test_the_numpy_kernels_themselves_pass(operator):
 
 def test_the_clipped_tail_is_reported_with_error_and_bound():
     backend = get_backend("numpy").replace(sigmoid=clipped_sigmoid)
-    failure = next(f for f in verify(backend, operators=["sigmoid"]).failures if f.check == "values")
+    failure = next(
+        f for f in verify(backend, operators=["sigmoid"]).failures if f.check == "values"
+    )
     assert failure.error > failure.bound >= 0
     assert "sigmoid" in str(failure) and failure.dtype in str(failure)

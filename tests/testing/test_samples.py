@@ -77,7 +77,10 @@ def test_zero_size_only_where_the_signature_allows_it():
 
 
 def test_no_labels_are_drawn_from_an_empty_range():
-    shapes = [tuple(a.shape for a in x.inputs) for x in s.samples(get_op("gather_rows"), F32, plans="empty")]
+    shapes = [
+        tuple(a.shape for a in x.inputs)
+        for x in s.samples(get_op("gather_rows"), F32, plans="empty")
+    ]
     assert ((0, 0), (0,)) in shapes
     assert not [pair for pair in shapes if pair[0][0] == 0 and pair[1] != (0,)]
 

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from nnkernels import Kernel, get_backend
+from nnkernels import Kernel, dispatch, get_backend
 from nnkernels.errors import InputError, UnknownNameError
 from nnkernels.spec import OPERATORS, Cost, Error, op
 from nnkernels.testing import NETWORKS, VerificationError, verify
@@ -67,7 +67,11 @@ def test_the_reference_is_reported_as_such_and_never_as_passed():
 def test_what_a_fallback_serves_is_named_and_not_run(cube):
     backend = get_backend("numpy")
     lacking = backend.__class__(
-        "lacking", backend.device, {"relu": backend.kernels["relu"]}, backend.executor, fallback=backend
+        "lacking",
+        backend.device,
+        {"relu": backend.kernels["relu"]},
+        backend.executor,
+        fallback=backend,
     )
     report = verify(lacking, operators=["relu", "tanh"], quick=True)
     assert report.passed == ("relu",) and report.fallback == {"tanh": "numpy"}
@@ -109,7 +113,9 @@ def test_a_wrong_declared_derivative_fails_its_proof():
 def test_an_exception_covers_what_its_key_says(key):
     backend = get_backend("numpy").replace(relu=doubled_relu)
     report = verify(backend, operators=["relu"], exceptions={key: "doubles, to test swaps"})
-    assert report.excepted and {reason for _, reason in report.excepted} == {"doubles, to test swaps"}
+    assert report.excepted and {reason for _, reason in report.excepted} == {
+        "doubles, to test swaps"
+    }
     left = {(f.check, f.dtype) for f in report.failures}
     assert ("values", "float32") not in left
     assert report.ok == (key == "relu")
@@ -126,10 +132,47 @@ def test_an_exception_of_an_operator_that_did_not_run_is_not_judged():
     assert verify("numpy", operators=["relu"], exceptions={"tanh": "not looked at"}).ok
 
 
-@pytest.mark.parametrize(("exceptions", "error"), [({"relu": " "}, "reason"), ({"rleu": "x"}, "relu")])
+@pytest.mark.parametrize(
+    ("exceptions", "error"), [({"relu": " "}, "reason"), ({"rleu": "x"}, "relu")]
+)
 def test_bad_exceptions_are_refused(exceptions, error):
     with pytest.raises(InputError, match=error):
         verify("numpy", exceptions=exceptions)
+
+
+def test_a_dispatcher_that_accepts_bad_targets_is_reported(monkeypatch):
+    monkeypatch.setattr(dispatch, "_check_memory", lambda *arguments: None)
+    report = verify("numpy", operators=["tanh", "momentum"], quick=True)
+    found = {(f.operator, f.check, f.case.partition(" (")[0]) for f in report.failures}
+    assert {
+        ("tanh", "refused", "read-only out"),
+        ("tanh", "refused", "out overlapping x"),
+        ("momentum", "refused", "read-only param"),
+        ("momentum", "shared-update", "grad is param"),
+    } <= found
+
+
+def test_an_operator_that_cannot_be_sampled_is_reported(cube, monkeypatch):
+    monkeypatch.setattr(cube, "signature", "(...)->(...)")
+    monkeypatch.setattr(cube.derivative, "signature", "(2,2,2,2),(...)->(...)")
+    report = verify("numpy", operators=["cube_backward"], quick=True)
+    assert {f.case for f in report.failures} >= {"sampling"}
+
+
+def test_masks_are_drawn_of_both_values():
+    @op("(...)mask->(...)mask", error=Error(0))
+    def invert(x, *, out=None):
+        """Logical not."""
+        return ~x
+
+    try:
+        report = verify("reference", operators=["invert"])
+        constant = get_backend("numpy").replace(invert=lambda x, *, out: out.fill(True))
+        wrong = verify(constant, operators=["invert"], quick=True)
+    finally:
+        del OPERATORS["invert"]
+    report.check()
+    assert not wrong.ok
 
 
 def test_progress_counts_up_to_the_number_of_parts():

@@ -6,17 +6,22 @@ with.
 """
 
 from .registry import cases
-from .timing import Track, interleave, prime
-from .workload import Agreement, Case, Cost, Problem, Runner
+from .timing import SAMPLE_SECONDS, Track, elapsed, held_to, interleave, prime
+from .workload import PRESETS, Agreement, Case, Cost, Preset, Problem, Runner
 
 __all__ = [
+    "PRESETS",
+    "SAMPLE_SECONDS",
     "Agreement",
     "Case",
     "Cost",
+    "Preset",
     "Problem",
     "Runner",
     "Track",
     "cases",
+    "elapsed",
+    "held_to",
     "interleave",
     "prime",
 ]

@@ -1,4 +1,4 @@
-"""One workload for every operator of the catalogue, forward and backward, made from its declaration.
+"""One workload for every operator of the catalogue, forward and backward, from its declaration.
 
 Inputs are normal, or uniform in the interval that the signature gives: never zeros, which some
 kernels and all power meters like too much, and never denormal. The inputs of a derivative come
@@ -23,7 +23,16 @@ from .workload import MAIN, Agreement, Case, Cost, Preset, Runner
 Sizes = Mapping[str, Any]
 
 _DEFAULT = {"b": 128, "m": 256, "k": 256, "n": 256, "c": 100, "d": 784, "s": 64, "...": (512, 512)}
-_LARGE = {"b": 512, "m": 1024, "k": 1024, "n": 1024, "c": 1000, "d": 784, "s": 64, "...": (2048, 2048)}
+_LARGE = {
+    "b": 512,
+    "m": 1024,
+    "k": 1024,
+    "n": 1024,
+    "c": 1000,
+    "d": 784,
+    "s": 64,
+    "...": (2048, 2048),
+}
 SIZES: Mapping[Preset, tuple[Sizes, ...]] = {
     "quick": ({"b": 32, "m": 32, "k": 64, "n": 48, "c": 10, "d": 20, "s": 8, "...": (32, 64)},),
     "default": (_DEFAULT,),
@@ -279,7 +288,7 @@ def compare(problem: OperatorProblem, found: Sequence[Any]) -> Agreement:
 
 
 def _excess(got: Any, expected: Any, bound: Any) -> Any:
-    """Error over bound, elementwise; a bound of 0 leaves the error itself; not finite is infinite."""
+    """Error over bound, elementwise; over a bound of 0 the error itself; NaN is infinite."""
     with np.errstate(all="ignore"):
         error = np.abs(got.astype(np.float64) - expected.astype(np.float64))
         ratio = error / np.where(bound > 0, bound, 1.0)

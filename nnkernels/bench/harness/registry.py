@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from . import operators, training
+from .operators import cases as operator_cases
+from .training import cases as training_cases
 from .workload import Case, Preset
 
 
 def cases(preset: Preset = "default") -> list[Case]:
     """Every workload at the sizes of ``preset``: training steps, then operators."""
-    return [*training.cases(preset), *operators.cases(preset)]
+    return [*training_cases(preset), *operator_cases(preset)]

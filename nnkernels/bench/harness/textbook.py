@@ -107,7 +107,8 @@ class TextbookNetwork:
         return np.sum((a - y) ** 2) / n, 2 * (a - y) / n * sigmoid_prime(z)
 
     def _backward(self, zs: list[Any], activations: list[Any], delta: Any) -> list[Any]:
-        nabla_w, nabla_b = [], []
+        nabla_w: list[Any] = []
+        nabla_b: list[Any] = []
         for layer in reversed(range(len(self.weights))):
             nabla_w.insert(0, activations[layer].T @ delta)
             nabla_b.insert(0, delta.sum(axis=0))

@@ -81,18 +81,19 @@ def prime(track: Track, first: float, limit: float) -> None:
     :data:`SAMPLE_SECONDS`, or one call where that is longer.
     """
     deadline = time.perf_counter() + limit
-    loops, before = 1, first
+    loops, before, best = 1, first, first
     with held_to(track.threads):
         while True:
             now = elapsed(track.runner, loops) / loops
             track.prime_calls += loops
+            best = min(best, now)
             stable = abs(now - before) <= STABLE * max(now, before)
             long_enough = now * loops >= SAMPLE_SECONDS / 4
             if (stable and long_enough) or time.perf_counter() > deadline:
                 break
             loops, before = loops if long_enough else 2 * loops, now
-    track.loops = max(1, round(SAMPLE_SECONDS / max(now, 1e-9)))
-    track.compile_s = max(0.0, first - now)
+    track.loops = max(1, round(SAMPLE_SECONDS / max(best, 1e-9)))
+    track.compile_s = first - best
 
 
 def take(track: Track) -> None:

@@ -117,7 +117,8 @@ def _change_error(got: Any, expected: Any, initial: Any, steps: int) -> float:
     """Error of the change of a tensor, relative to the change, beyond the format's own rounding."""
     change = np.linalg.norm(expected - initial)
     error = np.linalg.norm(got.astype(np.float64) - expected)
-    return float(max(error - _rounding(expected, steps), 0.0) / change) if change else float(error)
+    excess = max(float(error) - _rounding(expected, steps), 0.0)
+    return excess / float(change) if change else excess
 
 
 def _rounding(weights: Any, steps: int) -> float:
@@ -128,7 +129,7 @@ def _rounding(weights: Any, steps: int) -> float:
 class ProgramRunner:
     """A Program on a State, bound on a backend."""
 
-    note = None
+    note: str | None = None
 
     def __init__(self, problem: TrainingProblem, backend: Any) -> None:
         self._problem, self._network = problem, problem.network
@@ -139,7 +140,9 @@ class ProgramRunner:
         for name, values in model.parameters.items():
             self._state.set(name, values)
         self._state.set("schedule", np.full(1, self._network.learning_rate))
-        self._names = [n for kind in ("weight", "bias") for n in model.parameters if n.endswith(kind)]
+        self._names = [
+            n for kind in ("weight", "bias") for n in model.parameters if n.endswith(kind)
+        ]
         self._start = self._state.snapshot()
         self._executable = backend.bind(program, self._state)
         y = problem.data.labels if self._network.takes_labels else problem.data.y
@@ -201,7 +204,7 @@ def _step(problem: TrainingProblem) -> Any:
 class TextbookRunner:
     """The textbook's code in float32."""
 
-    note = None
+    note: str | None = None
 
     def __init__(self, problem: TrainingProblem) -> None:
         self._problem = problem

@@ -1,0 +1,5 @@
+"""``python -m nnkernels``."""
+
+from nnkernels.cli import main
+
+main()

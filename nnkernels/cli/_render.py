@@ -1,0 +1,92 @@
+"""Consoles, tables and numbers for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+
+
+def stdout() -> Console:
+    """Where data goes; plain when it is no terminal, 80 columns unless ``COLUMNS`` says more."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def stderr() -> Console:
+    """Where progress and remarks go."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def table(*columns: tuple[str, str, int | None], header: bool = True) -> Table:
+    """A table without lines; a column is (title, "left" or "right", width or None)."""
+    made = Table(box=None, show_header=header, pad_edge=False, padding=(0, 1, 0, 0))
+    for title, justify, width in columns:
+        sides: Any = justify
+        made.add_column(title, justify=sides, width=width, overflow="fold")
+    return made
+
+
+class Bar:
+    """A progress bar on standard error; silent when that is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        console = stderr()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=total)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def show(self, description: str, done: int) -> None:
+        """Say what is being done, and how much is."""
+        self._progress.update(self._task, description=description, completed=done)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bar away while something else is written to the terminal."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
+
+def duration(seconds: float) -> str:
+    """Three digits with a unit: ``88.1 us``."""
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= factor:
+            return f"{digits(seconds / factor)} {unit}"
+    return f"{digits(seconds / 1e-9)} ns"
+
+
+def quantity(value: float, unit: str) -> str:
+    """Three digits with a prefix: ``363 ksamples/s``."""
+    for factor, prefix in _PREFIXES:
+        if value >= factor:
+            return f"{digits(value / factor)} {prefix}{unit}"
+    return f"{digits(value)} {unit}"
+
+
+def digits(value: float) -> str:
+    """Three significant digits, never in exponential form."""
+    if value >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

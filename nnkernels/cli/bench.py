@@ -1,0 +1,288 @@
+"""``nnkernels bench``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from nnkernels.cli._app import FAILED, INCOMPLETE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from nnkernels.bench.harness import Case
+    from nnkernels.bench.results import Result, Run, Times
+    from nnkernels.bench.session import Plan, Session
+    from nnkernels.cli._render import Bar
+
+TimesByName = Mapping[str, "Times"]
+
+
+def command(
+    expression: Annotated[
+        str | None,
+        typer.Option("-k", metavar="EXPR", help="Workloads to run: words, and, or, not, ( )."),
+    ] = None,
+    backends: Annotated[
+        str,
+        typer.Option(
+            "-b", "--backends", metavar="NAMES", help="Backends, separated by commas. Default: all."
+        ),
+    ] = "",
+    preset: Annotated[
+        Literal["quick", "default", "thorough"], typer.Option(help="Sizes and effort.")
+    ] = "default",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=4096, help="CPU threads of every candidate. Default: as they like."
+        ),
+    ] = None,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=86400, metavar="SECONDS", help="Time to spend, about."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write the results as JSON."),
+    ] = None,
+) -> None:
+    """Compare backends on training steps and operators.
+
+    Every candidate is first compared with a float64 reference; one that disagrees is not timed
+    (exit code 1). Without -k the training steps W1 to W4 and a few operators are run. 'textbook'
+    is plain NumPy training code as the textbooks write it, for comparison.
+
+    \b
+    Examples:
+      nnkernels bench
+      nnkernels bench -k "matmul or relu" --threads 1
+      nnkernels bench -k "train and not W3" --preset quick -o run.json
+      nnkernels bench -b "numpy,numpy[relu=mypkg.kernels:relu]" -k relu
+    """
+    from nnkernels.bench.session import Session
+    from nnkernels.cli._render import Bar
+
+    _check_output(output)
+    plan = _plan(expression, backends, preset, threads, time_budget)
+    with Bar(len(plan.cases)) as bar:
+        report = Report(plan, bar)
+        session = Session(plan, report)
+        try:
+            session.run()
+        finally:
+            _save(session, output)
+    report.conclude(session.record())
+    statuses = {result.status for result in session.found}
+    if "incorrect" in statuses:
+        raise typer.Exit(FAILED)
+    if "failed" in statuses:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _check_output(path: Path | None) -> None:
+    """Refuse a bad target before measuring for a minute."""
+    from nnkernels.errors import ResultError
+
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise ResultError(f"bench: -o {str(path)!r}: the folder does not exist; create it first")
+    if path.exists() and not path.is_file():
+        raise ResultError(f"bench: -o {str(path)!r} is not a regular file; choose another name")
+
+
+def _plan(
+    expression: str | None,
+    backends: str,
+    preset: Literal["quick", "default", "thorough"],
+    threads: int | None,
+    time_budget: float | None,
+) -> Plan:
+    from nnkernels.bench import harness, select, session
+    from nnkernels.names import split_names
+
+    cases = select.select(harness.cases(preset), expression)
+    chosen, skipped = session.choose_backends(split_names(backends), threads)
+    effort = session.EFFORTS[preset]
+    if time_budget is not None:
+        effort = replace(effort, budget=time_budget)
+    return session.Plan(cases, chosen, skipped, effort, threads, sys.argv[1:])
+
+
+def _save(session: Session, path: Path | None) -> None:
+    from nnkernels.bench import results
+
+    if path is not None:
+        results.write(path, session.record())
+
+
+class Report:
+    """Prints each workload's rows as soon as they are there, and a sentence at the end."""
+
+    def __init__(self, plan: Plan, bar: Bar) -> None:
+        from nnkernels.cli._render import stdout
+
+        self._plan, self._bar = plan, bar
+        self._console: Console = stdout()
+        self._times: dict[str, TimesByName] = {}
+
+    def begin(self, case: Case, number: int, total: int) -> None:
+        """Move the bar."""
+        self._bar.show(case.id, number)
+
+    def finish(self, case: Case, found: Sequence[Result]) -> None:
+        """Print the rows of one workload."""
+        first = not self._times
+        self._times[case.id] = {r.backend: r.times.call for r in found if r.times.call}
+        with self._bar.paused():
+            self._print(case, found, header=first)
+
+    def _print(self, case: Case, found: Sequence[Result], *, header: bool) -> None:
+        if header:
+            self._console.print(self._table(header=True))
+        title = f"{case.workload}  {case.size}  {case.dtype}  {_threads(self._plan.threads)}"
+        self._console.print(title, style="bold", soft_wrap=True)
+        for result in found:
+            if result.times.call:
+                self._print_row(_label(result), _cells(case, result, self._times[case.id]))
+            elif result.status != "skipped":
+                line = f"  {result.backend}: {result.status.upper()}, not timed: {result.reason}"
+                self._console.print(line, style="red", soft_wrap=True)
+
+    def _print_row(self, label: str, cells: Sequence[str]) -> None:
+        """One row; a label that is too long for its column stands on a line of its own."""
+        row = self._table(header=False)
+        if len(label) > self._width:
+            self._console.print(label, soft_wrap=True)
+            label = ""
+        row.add_row(label, *cells)
+        self._console.print(row)
+
+    @property
+    def _width(self) -> int:
+        """Of the first column: what 80 columns leave, more on a wider terminal."""
+        return max(19, min(40, self._console.width - 61))
+
+    def _table(self, *, header: bool) -> Table:
+        from nnkernels.cli._render import table
+
+        return table(
+            ("workload / backend", "left", self._width),
+            ("median", "right", 7),
+            ("+-95 %", "right", 6),
+            ("samples", "right", 7),
+            ("rate", "right", 15),
+            ("vs numpy", "right", 8),
+            ("vs textbook", "right", 11),
+            header=header,
+        )
+
+    def conclude(self, record: Run) -> None:
+        """Remarks and the answer in plain words."""
+        from nnkernels.bench import machine
+
+        for warning in machine.warnings(record.machine.env):
+            self._console.print(f"! {warning}")
+        every = [t for found in self._times.values() for t in found.values()]
+        if contended := sum(t.contended for t in every):
+            samples = sum(len(t.samples) for t in every)
+            self._console.print(
+                f"! other processes interrupted {contended} of {samples} samples; close them for "
+                "steadier figures"
+            )
+        for name, reason in self._plan.skipped.items():
+            self._console.print(f"skipped {name}: {reason}")
+        names = [case.workload for case in self._plan.cases]
+        titles = {
+            c.id: c.id if names.count(c.workload) > 1 else c.workload for c in self._plan.cases
+        }
+        times = {titles[id]: found for id, found in self._times.items()}
+        self._console.print(conclusion(times, list(self._plan.backends)))
+
+
+def _threads(count: int | None) -> str:
+    from nnkernels.bench import machine
+
+    blas = machine.identity().blas
+    chosen = count or (blas.threads if blas else None)
+    if chosen is None:
+        return "threads: the library's own"
+    return f"{chosen} thread{'s' if chosen > 1 else ''}"
+
+
+def _label(result: Result) -> str:
+    return f"  {result.backend}{f' ({result.reason})' if result.reason else ''}"
+
+
+def _cells(case: Case, result: Result, found: TimesByName) -> list[str]:
+    from nnkernels.bench.statistics import half_width
+    from nnkernels.cli._render import digits, duration
+
+    times = result.times.call
+    assert times is not None
+    return [
+        duration(times.median),
+        f"{digits(100 * half_width(times.ci, times.median))} %",
+        str(len(times.samples)),
+        _rate(case, result),
+        _ratio(found, "numpy", times),
+        _ratio(found, "textbook", times),
+    ]
+
+
+def _rate(case: Case, result: Result) -> str:
+    from nnkernels.cli._render import quantity
+
+    rates = result.rates
+    value, unit = {
+        "item": (rates.item_s, "samples/s"),
+        "flop": (rates.flop_s, "FLOP/s"),
+        "byte": (rates.byte_s, "B/s"),
+    }[case.rate]
+    return "-" if value is None else quantity(value, unit)
+
+
+def _ratio(found: TimesByName, base: str, times: Times) -> str:
+    return f"{found[base].median / times.median:.2f}x" if base in found else "-"
+
+
+def conclusion(times: Mapping[str, TimesByName], backends: Sequence[str]) -> str:
+    """The answer to "which backend is fastest here?", as a sentence."""
+    sentences = [part for part in (_versus_textbook(times, name) for name in backends) if part]
+    if len(backends) > 1:
+        sentences += _winners(times, backends)
+    else:
+        sentences.append("No other backend was compared; 'nnkernels info' says what is available.")
+    return " ".join(sentences)
+
+
+def _versus_textbook(times: Mapping[str, TimesByName], backend: str) -> str:
+    ratios = [
+        f"{workload} {found['textbook'].median / found[backend].median:.2f}"
+        for workload, found in times.items()
+        if "textbook" in found and backend in found
+    ]
+    if not ratios:
+        return ""
+    return f"{backend} trains {', '.join(ratios)} times as fast as the textbook's NumPy code."
+
+
+def _winners(times: Mapping[str, TimesByName], backends: Sequence[str]) -> list[str]:
+    """For every backend that is clearly fastest somewhere, where; then the undecided."""
+    wins: dict[str, list[str]] = {}
+    for workload, found in times.items():
+        own = sorted((found[n].median, n) for n in backends if n in found)
+        if len(own) > 1:
+            (_, first), (_, second), *_ = own
+            clear = found[first].ci[1] < found[second].ci[0]
+            wins.setdefault(first if clear else "", []).append(workload)
+    undecided = wins.pop("", [])
+    lines = [f"{name} is the fastest backend for {', '.join(won)}." for name, won in wins.items()]
+    return lines + ([f"Undecided: {', '.join(undecided)}."] if undecided else [])

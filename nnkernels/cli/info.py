@@ -1,0 +1,98 @@
+"""``nnkernels info``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from nnkernels.bench.results import Blas
+
+EXTRAS = {"report": ("matplotlib",), "sklearn": ("scikit-learn",)}
+"""Optional dependencies by the extra that brings them."""
+
+
+def command(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Show this machine, its BLAS, the versions, and which backends work and why not.
+
+    \b
+    Examples:
+      nnkernels info
+      nnkernels info --json
+    """
+    facts = gather()
+    if json:
+        import msgspec
+
+        typer.echo(msgspec.json.format(msgspec.json.encode(facts), indent=2))
+        return
+    for line in _lines(facts):
+        typer.echo(line)
+
+
+def gather() -> dict[str, Any]:
+    """Everything that ``info`` shows."""
+    import nnkernels
+    from nnkernels import plugins
+    from nnkernels.bench import machine
+
+    env = machine.environment()
+    return {
+        "version": nnkernels.__version__,
+        "machine": machine.identity(),
+        "load": machine.load(),
+        "env": env,
+        "backends": {n: r and machine.scrub(r) for n, r in plugins.availability().items()},
+        "extras": {
+            extra: {name: machine.installed(name) for name in names}
+            for extra, names in EXTRAS.items()
+        },
+        "warnings": machine.warnings(env),
+    }
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    identity = facts["machine"]
+    one_minute = facts["load"][0]
+    return [
+        f"nnkernels {facts['version']}  Python {identity.python}  NumPy {identity.numpy}",
+        f"CPU       {identity.cpu}, {identity.arch}, {identity.cores_usable} usable, "
+        f"load {one_minute:.2f}",
+        f"vectors   {' '.join(identity.isa) or 'unknown'}",
+        f"memory    {identity.mem_bytes / 2**30:.1f} GiB{_cache(identity.l3_bytes)}",
+        f"system    {identity.os}{_virt(identity.virt)}",
+        f"BLAS      {_blas(identity.blas)}",
+        *(f"  WARN    {line}" for line in facts["warnings"]),
+        *(f"  {name}={value}" for name, value in facts["env"].items()),
+        "backends",
+        *(f"  {name:<12} {reason or 'available'}" for name, reason in facts["backends"].items()),
+        "extras",
+        *(f"  {extra:<12} {_extra(extra, found)}" for extra, found in facts["extras"].items()),
+    ]
+
+
+def _cache(nbytes: int | None) -> str:
+    return f", last-level cache {nbytes / 2**20:.0f} MiB" if nbytes else ""
+
+
+def _virt(kind: str | None) -> str:
+    return f" ({kind})" if kind not in (None, "none") else ""
+
+
+def _blas(blas: Blas | None) -> str:
+    if blas is None:
+        return "not recognised"
+    return (
+        f"{blas.vendor} {blas.version or ''}, kernel {blas.kernel or 'unknown'}, "
+        f"{blas.threads} threads ({blas.layer or 'unknown layer'})"
+    )
+
+
+def _extra(extra: str, found: dict[str, str | None]) -> str:
+    missing = [name for name, version in found.items() if version is None]
+    if missing:
+        return f"{', '.join(missing)} missing: pip install 'nnkernels[{extra}]'"
+    return ", ".join(f"{name} {version}" for name, version in found.items())

@@ -1,0 +1,460 @@
+"""``nnkernels train``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from nnkernels.data import Dataset
+    from nnkernels.nn import MLP, Callback, Trainer
+
+OUTPUT_ACTIVATIONS = {"binary_cross_entropy": "sigmoid", "categorical_cross_entropy": "softmax"}
+"""What the last layer needs where the loss takes probabilities."""
+
+
+def command(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="glyphs, spirals, mnist, ..., or a path.")
+    ] = "glyphs",
+    layers: Annotated[
+        str | None,
+        typer.Option(metavar="SIZES", help="Hidden layers, like 64,32; '' for none. Default: 64."),
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of hidden layers. Default: relu.")
+    ] = None,
+    norm: Annotated[
+        Literal["batch", "layer"] | None, typer.Option(help="Normalise hidden layers.")
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(metavar="P", help="Probability after hidden layers.")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Default: softmax_cross_entropy for classes, mse for values."
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="sgd, momentum, adam, ... Default: adam.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(metavar="RATE", help="Learning rate. Default: the optimizer's.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(metavar="X", help="Weight decay.")] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Learning rates: constant, step, exponential, cosine, ..."
+        ),
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(metavar="X", help="Largest norm of the gradient.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, max=10**7, help="Epochs in all.")] = 10,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=0, max=10**9, help="Rows of a step; 0 takes all. Default: 32."),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=0, max=10**7, help="Stop after so many epochs without improvement."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of weights, shuffling and dropout. Default: 0.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "float64"] | None, typer.Option(help="Default: float32.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("-b", "--backend", metavar="NAME", help="What trains.")
+    ] = "auto",
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the training, .safetensors.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Continue a saved training.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the loss, .png, .svg or .pdf.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Train a multi-layer perceptron and say how fast and how well it learned.
+
+    The test rows of the dataset are evaluated after every epoch. Ctrl-C ends after the current
+    step, writes --save, and the same command with --resume FILE goes on from there. Exit code 5
+    when the training diverges.
+
+    \b
+    Examples:
+      nnkernels train
+      nnkernels train mnist --layers 64,32 --epochs 5 --plot loss.png
+      nnkernels train table.csv --loss mse --lr 0.001 --patience 5
+      nnkernels train --epochs 3 --save model.safetensors
+      nnkernels train --epochs 6 --resume model.safetensors
+    """
+    wanted = Wanted(
+        None if layers is None else layer_sizes(layers),
+        activation,
+        norm,
+        dropout,
+        loss,
+        optimizer,
+        lr,
+        weight_decay,
+        schedule,
+        clip_norm,
+        batch,
+        seed,
+        dtype,
+    )
+    check_target("--save", save)
+    _check_plot(plot)
+    trainer, data = (
+        _resumed(resume, wanted, dataset, backend) if resume else _new(wanted, dataset, backend)
+    )
+    _fit(trainer, data, epochs, _batch(trainer, data, wanted), _stopping(data, patience), save)
+    if plot is not None:
+        _write_plot(trainer, plot)
+    if json:
+        typer.echo(_json(trainer, data, save))
+    else:
+        _print(trainer, data)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The settings of a training, as given; None where the default, or the saved one, holds."""
+
+    layers: tuple[int, ...] | None
+    activation: str | None
+    norm: str | None
+    dropout: float | None
+    loss: str | None
+    optimizer: str | None
+    lr: float | None
+    weight_decay: float | None
+    schedule: str | None
+    clip_norm: float | None
+    batch: int | None
+    seed: int | None
+    dtype: str | None
+
+
+def layer_sizes(text: str) -> tuple[int, ...]:
+    """``"64,32"`` as numbers; none for the empty text."""
+    from nnkernels.errors import InputError
+
+    if not text.strip():
+        return ()
+    if not re.fullmatch(r"\s*\d{1,9}\s*(,\s*\d{1,9}\s*)*", text):
+        raise InputError(f"train: --layers must be sizes like 64,32, got {text[:60]!r}")
+    return tuple(map(int, text.split(",")))
+
+
+def check_target(option: str, path: Path | None) -> None:
+    """Refuse a file that cannot be written, before the work."""
+    from nnkernels.errors import InputError
+
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{option} {str(path)!r}: the folder does not exist; create it first")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{option} {str(path)!r} is not a regular file; choose another name")
+
+
+def _check_plot(path: Path | None) -> None:
+    from nnkernels.errors import InputError, missing_extra
+
+    check_target("--plot", path)
+    if path is None:
+        return
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot {str(path)!r}: the name must end in .png, .svg or .pdf")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise missing_extra("--plot", "matplotlib", "report") from None
+
+
+# --- a new training ----------------------------------------------------------------------------
+
+
+def _new(wanted: Wanted, dataset: str, backend: str) -> tuple[Trainer, Dataset]:
+    import msgspec
+
+    from nnkernels import get_backend
+    from nnkernels.data import load
+    from nnkernels.nn import Trainer
+    from nnkernels.nn.optimizers import as_optimizer
+
+    chosen = get_backend(backend)
+    optimizer = as_optimizer(wanted.optimizer or "adam", wanted.lr)
+    if wanted.weight_decay is not None:
+        optimizer = msgspec.structs.replace(optimizer, weight_decay=wanted.weight_decay)
+    data = load(dataset, dtype=wanted.dtype or "float32")
+    trainer = Trainer(
+        _model(wanted, data),
+        optimizer,
+        backend=chosen,
+        metrics=None if data.classes is None else ["accuracy"],
+        schedule=wanted.schedule,
+        clip_norm=wanted.clip_norm,
+    )
+    return trainer, data
+
+
+def _model(wanted: Wanted, data: Dataset) -> MLP:
+    from nnkernels.nn import MLP
+
+    loss = wanted.loss or ("mse" if data.classes is None else "softmax_cross_entropy")
+    hidden = (64,) if wanted.layers is None else wanted.layers
+    return MLP(
+        [data.features, *hidden, _outputs(data, loss)],
+        activation=wanted.activation or "relu",
+        output_activation=OUTPUT_ACTIVATIONS.get(loss),
+        loss=loss,
+        dropout=wanted.dropout or 0.0,
+        norm=wanted.norm,
+        dtype=wanted.dtype or "float32",
+        seed=wanted.seed or 0,
+    )
+
+
+def _outputs(data: Dataset, loss: str) -> int:
+    """Columns of the last layer: one for two classes where the loss is binary."""
+    if data.classes is None:
+        return int(data.y_train.shape[1])
+    return 1 if data.classes == 2 and loss.startswith("binary") else data.classes
+
+
+# --- a saved one -------------------------------------------------------------------------------
+
+
+def _resumed(path: Path, wanted: Wanted, dataset: str, backend: str) -> tuple[Trainer, Dataset]:
+    from nnkernels.data import load
+    from nnkernels.nn import Trainer
+
+    trainer = Trainer.load(path, backend=backend)
+    _refuse_contradictions(path, wanted, _saved(trainer))
+    return trainer, load(dataset, dtype=trainer.model.dtype)
+
+
+def _saved(trainer: Trainer) -> Wanted:
+    """The settings of a loaded training."""
+    from nnkernels.nn import Activation, BatchNorm, Dropout, LayerNorm, Linear
+
+    model: Any = trainer.model
+    settings, optimizer = trainer.settings, trainer.optimizer
+    linear = [i for i, layer in enumerate(model.layers) if isinstance(layer, Linear)]
+    hidden = model.layers[: linear[-1]] if linear else []
+
+    def first(kind: Any, name: Callable[[Any], Any], default: Any) -> Any:
+        return next((name(layer) for layer in hidden if isinstance(layer, kind)), default)
+
+    return Wanted(
+        tuple(layer.units for layer in hidden if isinstance(layer, Linear)),
+        first(Activation, lambda layer: layer.name, None),
+        first(
+            (BatchNorm, LayerNorm), lambda n: "batch" if isinstance(n, BatchNorm) else "layer", None
+        ),
+        first(Dropout, lambda layer: layer.p, 0.0),
+        model.loss.name,
+        _optimizer_name(optimizer),
+        optimizer.rate,
+        optimizer.weight_decay,  # type: ignore[attr-defined]  # every optimizer has one
+        trainer.schedule or "constant",  # type: ignore[arg-type]
+        trainer.clip_norm,
+        None if settings is None else settings.batch_size,
+        model.seed,
+        model.dtype,
+    )
+
+
+def _optimizer_name(optimizer: Any) -> str:
+    from nnkernels.nn import SGD
+
+    if isinstance(optimizer, SGD) and optimizer.momentum:
+        return "nesterov" if optimizer.nesterov else "momentum"
+    return str(optimizer.__struct_config__.tag)
+
+
+def _refuse_contradictions(path: Path, wanted: Wanted, saved: Wanted) -> None:
+    from nnkernels.errors import InputError
+
+    for name, given in asdict(wanted).items():
+        before = getattr(saved, name)
+        unsaid = before is None and name in ("activation", "batch")  # nothing that could differ
+        if given is not None and given != before and not unsaid:
+            option = "--" + name.replace("_", "-")
+            raise InputError(
+                f"train: {option} {_text(given)} contradicts {str(path)!r}, trained with "
+                f"{_text(before)}; drop {option}, or train anew without --resume"
+            )
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+def _batch(trainer: Trainer, data: Dataset, wanted: Wanted) -> int | None:
+    """Rows of a step: as given, as saved, or 32; None for all."""
+    if wanted.batch is not None:
+        return wanted.batch or None
+    if trainer.settings is not None:
+        return trainer.settings.batch_size
+    return min(32, len(data.x_train))
+
+
+def _stopping(data: Dataset, patience: int | None) -> list[Callback]:
+    from nnkernels.nn import EarlyStopping
+
+    if patience is None:
+        return []
+    return [EarlyStopping("val_loss" if len(data.x_test) else "loss", patience=patience)]
+
+
+def _fit(
+    trainer: Trainer,
+    data: Dataset,
+    epochs: int,
+    batch: int | None,
+    callbacks: Sequence[Callback],
+    save: Path | None,
+) -> None:
+    from nnkernels.errors import InputError, TrainingInterrupted
+
+    if trainer.epoch >= epochs:
+        raise InputError(
+            f"train: {trainer.epoch} epochs are done already; ask for more in all with --epochs"
+        )
+    test = (data.x_test, data.y_test) if len(data.x_test) else None
+    try:
+        trainer.fit(
+            data.x_train,
+            data.y_train,
+            epochs=epochs - trainer.epoch,
+            batch_size=batch,
+            validation_data=test,
+            callbacks=callbacks,
+        )
+    except TrainingInterrupted:
+        _save(trainer, save)
+        raise
+    _save(trainer, save)
+
+
+def _save(trainer: Trainer, path: Path | None) -> None:
+    if path is not None:
+        trainer.save(path)
+        typer.echo(f"saved {path} after {trainer.epoch} epochs", err=True)
+
+
+def _write_plot(trainer: Trainer, path: Path) -> None:
+    import io
+
+    from nnkernels.files import write_atomically
+
+    content = io.BytesIO()
+    axes = trainer.history.plot()
+    axes.figure.savefig(content, format=path.suffix[1:].lower(), dpi=150)
+    write_atomically(path, content.getvalue())
+
+
+# --- the report --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to; times are of the epochs, with the evaluation of the test rows.
+
+    Attributes:
+        epochs: that were done, by this run and those it continues.
+        seconds: of all of them.
+        samples_per_second: training rows seen in a second.
+        best: name of the figure that tells the best epoch.
+        best_value: its best value.
+        best_epoch: in which it came.
+        seconds_to_best: until the end of that epoch.
+        stop_reason: why the training ended.
+    """
+
+    epochs: int
+    seconds: float
+    samples_per_second: float
+    best: str
+    best_value: float
+    best_epoch: int
+    seconds_to_best: float
+    stop_reason: str
+
+
+def _outcome(trainer: Trainer, data: Dataset) -> Outcome:
+    history = trainer.history
+    known, order = history.keys(), ("val_accuracy", "accuracy", "val_loss", "loss")
+    best = next(name for name in order if name in known)
+    at = best_epoch(best, history[best])
+    seconds = float(history["seconds"].sum())
+    return Outcome(
+        len(history),
+        seconds,
+        len(history) * len(data.x_train) / seconds,
+        best,
+        float(history[best][at]),
+        at,
+        float(history["seconds"][: at + 1].sum()),
+        history.stop_reason,
+    )
+
+
+def best_epoch(name: str, values: Any) -> int:
+    """The first epoch with the best value of the figure ``name``."""
+    return int(values.argmax() if "accuracy" in name else values.argmin())
+
+
+def _print(trainer: Trainer, data: Dataset) -> None:
+    from nnkernels.cli._render import duration, quantity, stdout, table
+
+    console, history = stdout(), trainer.history
+    console.print(data.describe(), soft_wrap=True)
+    console.print(trainer.summary())
+    rows = table(
+        ("figure", "left", 16), ("last", "right", 12), ("best", "right", 12), ("epoch", "right", 8)
+    )
+    for name in history.epochs[0].values:
+        at = best_epoch(name, history[name])
+        rows.add_row(name, f"{history[name][-1]:.6g}", f"{history[name][at]:.6g}", str(at))
+    console.print(rows)
+    end = _outcome(trainer, data)
+    console.print(
+        f"{history.backend}: {end.epochs} epochs in {duration(end.seconds)}, "
+        f"{quantity(end.samples_per_second, 'samples/s')}; "
+        f"best {end.best} {end.best_value:.6g} after {duration(end.seconds_to_best)}"
+        + ("" if end.stop_reason == "epochs" else f"; ended by {end.stop_reason}"),
+        soft_wrap=True,
+    )
+
+
+def _json(trainer: Trainer, data: Dataset, save: Path | None) -> str:
+    import msgspec
+
+    report = {
+        "dataset": data.name,
+        "backend": trainer.history.backend,
+        "parameters": trainer.model.parameter_count,
+        **asdict(_outcome(trainer, data)),
+        "saved": None if save is None else str(save),
+        "history": trainer.history.epochs,
+    }
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()

@@ -1,0 +1,49 @@
+"""Fixtures of several test modules."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from nnkernels import dispatch, plugins
+
+PACKAGES = Path(__file__).parent / "plugins" / "packages"
+
+Install = Callable[..., Path]
+
+
+def write_distribution(folder: Path, name: str, entries: Mapping[str, str]) -> None:
+    """What pip leaves of a distribution with these backends, and their modules."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = [f"{backend} = {target}" for backend, target in entries.items()]
+    (info / "entry_points.txt").write_text("\n".join([f"[{plugins.GROUP}]", *lines, ""]))
+    for target in entries.values():
+        module = target.partition(":")[0]
+        (folder / f"{module}.py").write_text((PACKAGES / f"{module}.py").read_text())
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """``install("dist-name", backend="module:function")``: a plug-in for this test alone."""
+    before = set(sys.modules)
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
+    monkeypatch.setattr(plugins, "_failed", {})
+    dispatch._named.cache_clear()
+
+    def add(name: str, **entries: str) -> Path:
+        write_distribution(folder, name, entries)
+        return folder
+
+    yield add
+    dispatch._named.cache_clear()
+    for name in set(sys.modules) - before:
+        if name.startswith("nnk_"):
+            del sys.modules[name]

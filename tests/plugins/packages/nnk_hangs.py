@@ -1,0 +1,5 @@
+"""A plug-in whose import takes an hour."""
+
+import time
+
+time.sleep(3600)

@@ -1,0 +1,3 @@
+"""A plug-in that fails at import."""
+
+raise RuntimeError("libfast.so is missing")
