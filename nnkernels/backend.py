@@ -196,7 +196,11 @@ class Backend:
         return self.device.to_numpy(array)
 
     def configure(
-        self, *, threads: int | None = None, precision: str | None = None, strict: bool | None = None
+        self,
+        *,
+        threads: int | None = None,
+        precision: str | None = None,
+        strict: bool | None = None,
     ) -> Backend:
         """A new backend with other settings, recorded in its name (``strict`` is not)."""
         if threads is not None and (isinstance(threads, bool) or threads < 1):

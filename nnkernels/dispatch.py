@@ -132,7 +132,7 @@ def _numpy() -> Backend:
 
 
 class Plan(NamedTuple):
-    """What checking found out about calls of one operator with arrays of given shapes and dtypes."""
+    """What checking found out about calls of one operator with given shapes and dtypes."""
 
     op: Op[Any, Any]
     backend: Backend
@@ -181,7 +181,11 @@ def _results(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> Any:
 
 
 def bind(
-    op: str | Op[Any, Any], *args: Any, out: Any = None, backend: str | Backend | None = None, **params: Any
+    op: str | Op[Any, Any],
+    *args: Any,
+    out: Any = None,
+    backend: str | Backend | None = None,
+    **params: Any,
 ) -> Callable[[], Any]:
     """Check a call once and return a function without arguments that repeats it on these arrays.
 
@@ -195,7 +199,12 @@ def bind(
     outs = _allocate(plan) if out is None else _check_out(plan, arrays, out)
     result = _results(plan, arrays, outs)
     if plan.kernel is None or not (plan.backend.strided or _all_packed(arrays, outs)):
-        return lambda: (_run(plan, arrays, outs), result)[1]
+
+        def checked() -> Any:
+            _run(plan, arrays, outs)
+            return result
+
+        return checked
     function, keywords = plan.kernel.function, _keywords(plan, outs)
 
     def call() -> Any:
@@ -225,7 +234,9 @@ def _prepare(
     arrays = _normalise(op, backend, args, params)
     for name in op.updates:
         if arrays[op.inputs.index(name)] is not args[op.inputs.index(name)]:
-            raise DTypeError(f"{op.name}: {name} is updated in place and must be an array of its own")
+            raise DTypeError(
+                f"{op.name}: {name} is updated in place: give an array of a float dtype"
+            )
     key = (op, backend, tuple([(a.shape, a.dtype) for a in arrays]), tuple(params.items()))
     plan = _lookup(key) or _remember(key, _plan(op, backend, arrays, params))
     _check_values(plan, arrays)
@@ -311,8 +322,8 @@ def _as_array(op: Op[Any, Any], name: str, backend: Backend, value: Any) -> Any:
         if isinstance(value, (int, float)):
             return backend.device.asarray(np.asarray(value))
         raise DeviceMismatchError(
-            f"{op.name}: {name} is a {type(value).__name__}, not an array of {backend.name}'s device "
-            f"({backend.device.name}); move it there with backend.asarray({name})"
+            f"{op.name}: {name} is a {type(value).__name__}, not an array of {backend.name}'s "
+            f"device ({backend.device.name}); move it there with backend.asarray({name})"
         )
     return _plain(op, name, value)
 
@@ -325,7 +336,7 @@ def _plain(op: Op[Any, Any], name: str, value: Any) -> Array:
     """A base-class NumPy array of a list, number, matrix, DataFrame, CPU tensor, ..."""
     if isinstance(value, np.ma.MaskedArray):
         if np.ma.is_masked(value):
-            raise InputError(f"{op.name}: {name} has masked elements; fill them first: x.filled(...)")
+            raise InputError(f"{op.name}: {name} has masked elements; fill them: x.filled(...)")
         value = value.data
     try:
         array = np.asarray(value)
@@ -404,9 +415,7 @@ def _plan(
         dims,
         tuple((sig.shape_of(a, dims), a.dtype(floating)) for a in signature.outputs),
         tuple((sig.shape_of(a, dims), a.dtype(floating)) for a in workspace),
-        tuple(
-            i for i, a in enumerate(signature.inputs) if a.interval is not None and a.kind != "float"
-        ),
+        tuple(i for i, a in enumerate(signature.inputs) if a.interval and a.kind != "float"),
         tuple(op.inputs.index(name) for name in op.updates),
         simple=len(signature.outputs) == 1 and not op.updates,
     )
@@ -417,8 +426,9 @@ def _floating(
 ) -> np.dtype[Any]:
     for argument, array in zip(signature.inputs, arrays, strict=True):
         if argument.kind == "float":
-            return np.dtype(array.dtype)
-    dtype = np.dtype(params.get("dtype", "float32"))
+            given: np.dtype[Any] = array.dtype
+            return given
+    dtype: np.dtype[Any] = np.dtype(params.get("dtype", "float32"))
     if dtype not in sig.FLOAT_DTYPES:
         raise DTypeError(f"{op.name}: dtype must be float32 or float64, got {dtype}")
     return dtype
@@ -433,7 +443,8 @@ def _match(
     failures: list[tuple[sig.Signature, sig.Mismatch]] = []
     for signature in op.signatures(params):
         kinds = [a.kind for a in signature.inputs]
-        if any((k == "float") != (d.kind == "f") for k, d in zip(kinds, dtypes, strict=True) if k in ("float", "int")):
+        checked = [(k, d.kind) for k, d in zip(kinds, dtypes, strict=True) if k in ("float", "int")]
+        if any((kind == "float") != (got == "f") for kind, got in checked):
             continue
         try:
             return signature, signature.solve(shapes, params)
@@ -441,10 +452,10 @@ def _match(
             failures.append((signature, error))
     if not failures:
         raise DTypeError(f"{op.name}: dtypes {[str(d) for d in dtypes]} fit none of {op.signature}")
-    signature, error = failures[0]
+    signature, first = failures[0]
     raise ShapeError(
-        f"{op.name}: {op.inputs[error.index]} has shape {shapes[error.index]}, expected "
-        f"{error.expected} (signature {_signature_text(op, signature)})"
+        f"{op.name}: {op.inputs[first.index]} has shape {shapes[first.index]}, expected "
+        f"{first.expected} (signature {_signature_text(op, signature)})"
     )
 
 
@@ -502,7 +513,8 @@ def _separate(plan: Plan, arrays: Sequence[Any], out: Any) -> bool:
 def _check_out(plan: Plan, arrays: Sequence[Any], out: Any) -> tuple[Any, ...]:
     outs = out if isinstance(out, tuple) else (out,)
     if len(outs) != len(plan.outputs):
-        raise OutputError(f"{plan.op.name}: out must be {len(plan.outputs)} arrays, got {len(outs)}")
+        count = len(plan.outputs)
+        raise OutputError(f"{plan.op.name}: out must be {count} arrays, got {len(outs)}")
     for position, (array, (shape, dtype)) in enumerate(zip(outs, plan.outputs, strict=True)):
         if array is None and len(outs) > 1:
             continue
@@ -601,7 +613,8 @@ def _run_contiguous(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) ->
     assert plan.kernel is not None
     with np.errstate(all="ignore"):
         plan.kernel.function(*packed, **_keywords(plan, targets))
-    for target, source in [*zip(outs, targets, strict=True), *((arrays[i], packed[i]) for i in plan.updated)]:
+    written = [*zip(outs, targets, strict=True), *((arrays[i], packed[i]) for i in plan.updated)]
+    for target, source in written:
         if target is not None and target is not source:
             target[...] = source
 
@@ -612,7 +625,8 @@ def _run_composed(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> N
 
     assert plan.op.composition is not None
     results = plan.op.composition(call, *arrays, **plan.params)
-    for target, result in zip(outs, results if isinstance(results, tuple) else (results,), strict=True):
+    results = results if isinstance(results, tuple) else (results,)
+    for target, result in zip(outs, results, strict=True):
         if target is not None:
             target[...] = result
 

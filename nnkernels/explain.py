@@ -39,7 +39,9 @@ class Choice(NamedTuple):
     why: str
 
 
-def explain(target: str | Op[Any, Any] | Program, backend: str | Backend | None = None) -> list[Choice]:
+def explain(
+    target: str | Op[Any, Any] | Program, backend: str | Backend | None = None
+) -> list[Choice]:
     """The kernels that run ``target`` on ``backend``.
 
     Args:

@@ -231,7 +231,7 @@ class Op(Generic[P, R]):
 
     def evaluate(self, *inputs: Any, **params: Any) -> tuple[Array, ...]:
         """The reference's results as a tuple of arrays: outputs, then updated arguments."""
-        results = self.reference(*inputs, **params)  # type: ignore[call-arg]  # ParamSpec is open here
+        results = self.reference(*inputs, **params)
         return tuple(np.asarray(r) for r in (results if isinstance(results, tuple) else (results,)))
 
     def covered(self, params: Params) -> tuple[str, ...]:

@@ -168,7 +168,7 @@ def test_a_numpy_scalar_parameter_does_not_change_the_result():
 
 
 def test_an_unknown_operator_is_answered_with_the_nearest():
-    with pytest.raises(UnknownNameError, match="'sigmiod'. Did you mean 'sigmoid'"):
+    with pytest.raises(UnknownNameError, match=r"'sigmiod'\. Did you mean 'sigmoid'"):
         get_op("sigmiod")
 
 

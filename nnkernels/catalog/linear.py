@@ -35,7 +35,7 @@ def _matmul_backward_signature(params: Params) -> str:
 
 
 def _product_flops(dims: Mapping[str, Any]) -> float:
-    return 2.0 * dims["m"] * dims["n"] * dims["k"]
+    return float(2 * dims["m"] * dims["n"] * dims["k"])
 
 
 def _product_scale(a: Array, b: Array, inner: int) -> Array:
@@ -277,9 +277,9 @@ def linear_activation(
 ) -> tuple[Array, Array]:
     """Fully connected layer with its activation: ``z = x w + b``, ``y = activation(z)``.
 
-    Shapes: ``x`` (b, k), ``w`` (k, n), ``b`` (n); results ``y`` and ``z``, both (b, n). ``activation``
-    names an elementwise operator of the catalogue, used with its default parameters. A None in
-    ``out`` in the place of ``z`` says that only ``y`` is wanted.
+    Shapes: ``x`` (b, k), ``w`` (k, n), ``b`` (n); results ``y`` and ``z``, both (b, n).
+    ``activation`` names an elementwise operator of the catalogue, used with its default
+    parameters. A None in ``out`` in the place of ``z`` says that only ``y`` is wanted.
     """
     z = x @ w + b
     return get_op(activation).evaluate(z, **get_op(activation).params)[0], z

@@ -266,12 +266,18 @@ def conclusion(times: Mapping[str, TimesByName], backends: Sequence[str]) -> str
 def _versus_textbook(times: Mapping[str, TimesByName], backend: str) -> str:
     ratios = [
         f"{workload} {found['textbook'].median / found[backend].median:.2f}"
+        f"{'' if _apart(found[backend], found['textbook']) else ' (unclear)'}"
         for workload, found in times.items()
         if "textbook" in found and backend in found
     ]
     if not ratios:
         return ""
     return f"{backend} trains {', '.join(ratios)} times as fast as the textbook's NumPy code."
+
+
+def _apart(a: Times, b: Times) -> bool:
+    """Whether the intervals of the medians do not overlap."""
+    return a.ci[1] < b.ci[0] or b.ci[1] < a.ci[0]
 
 
 def _winners(times: Mapping[str, TimesByName], backends: Sequence[str]) -> list[str]:
@@ -281,7 +287,7 @@ def _winners(times: Mapping[str, TimesByName], backends: Sequence[str]) -> list[
         own = sorted((found[n].median, n) for n in backends if n in found)
         if len(own) > 1:
             (_, first), (_, second), *_ = own
-            clear = found[first].ci[1] < found[second].ci[0]
+            clear = _apart(found[first], found[second])
             wins.setdefault(first if clear else "", []).append(workload)
     undecided = wins.pop("", [])
     lines = [f"{name} is the fastest backend for {', '.join(won)}." for name, won in wins.items()]

@@ -36,10 +36,10 @@ def command(
         str, typer.Option(metavar="NAME", help="Of a model's training step.")
     ] = "sgd",
 ) -> None:
-    """Show which kernels run: of one operator, or of every instruction of a training step.
+    """Show which kernels run, with file, line and reason.
 
-    For each the reason, the function, its file and its line; for layers also whether they are
-    fused, or why not.
+    Of one operator, or of every instruction of a training step; for each the reason, the function,
+    its file and its line; for layers also whether they are fused, or why not.
 
     \b
     Examples:
@@ -66,10 +66,11 @@ def _model(target: str, activation: str) -> Model:
 
     from nnkernels.errors import unknown
     from nnkernels.nn import MLP, load_model
+    from nnkernels.nn.layers import as_activation
     from nnkernels.spec import OPERATORS
 
     if SIZES.fullmatch(target):
-        return MLP([int(size) for size in target.split("-")], activation=activation)
+        return MLP([int(size) for size in target.split("-")], activation=as_activation(activation))
     if os.sep in target or "." in target or Path(target).exists():
         return load_model(target)
     raise unknown("operator", target, OPERATORS)

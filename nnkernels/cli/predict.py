@@ -31,11 +31,11 @@ def command(
         str, typer.Option("-b", "--backend", metavar="NAME", help="What computes.")
     ] = "auto",
 ) -> None:
-    """Predict labels or values with a trained model, one row for each row of the data.
+    """Predict labels or values with a trained model.
 
-    The table of a .csv or .npy file is predicted row by row, as it stands; a last column that the
-    model does not need holds the targets. Of other datasets the test rows are predicted. Where
-    targets are known, loss and accuracy go to standard error.
+    One row for each row of the data. The table of a .csv or .npy file is predicted row by row, as
+    it stands; a last column that the model does not need holds the targets. Of other datasets the
+    test rows are predicted. Where targets are known, loss and accuracy go to standard error.
 
     \b
     Examples:
@@ -52,9 +52,10 @@ def command(
     labels = rows.y is not None and rows.y.dtype.kind == "i"
     trainer = Trainer(network, backend=chosen, metrics=["accuracy"] if labels else None)
     result = trainer.predict_proba(rows.x) if proba else trainer.predict(rows.x)
-    content = _encode(result, output, proba=proba)
-    _write(content, output)
-    _print_score(trainer, rows)
+    score = _score(trainer, rows)
+    _write(_encode(result, output, proba=proba), output)
+    if score:
+        typer.echo(score, err=True)
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,10 @@ def _write(content: bytes, output: Path | None) -> None:
         typer.echo(content.decode(), nl=False)
 
 
-def _print_score(trainer: Trainer, rows: Rows) -> None:
-    if rows.y is not None:
-        found = trainer.evaluate(rows.x, rows.y)
-        figures = ", ".join(f"{name} {value:.6g}" for name, value in found.items())
-        typer.echo(f"{figures} over {len(rows.x)} rows", err=True)
+def _score(trainer: Trainer, rows: Rows) -> str:
+    """Loss and metrics where targets are known, as a sentence."""
+    if rows.y is None:
+        return ""
+    found = trainer.evaluate(rows.x, rows.y)
+    figures = ", ".join(f"{name} {value:.6g}" for name, value in found.items())
+    return f"{figures} over {len(rows.x)} rows"

@@ -18,79 +18,98 @@ OUTPUT_ACTIVATIONS = {"binary_cross_entropy": "sigmoid", "categorical_cross_entr
 """What the last layer needs where the loss takes probabilities."""
 
 
-def command(
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="glyphs, spirals, mnist, ..., or a path.")
-    ] = "glyphs",
-    layers: Annotated[
-        str | None,
-        typer.Option(metavar="SIZES", help="Hidden layers, like 64,32; '' for none. Default: 64."),
-    ] = None,
-    activation: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of hidden layers. Default: relu.")
-    ] = None,
-    norm: Annotated[
-        Literal["batch", "layer"] | None, typer.Option(help="Normalise hidden layers.")
-    ] = None,
-    dropout: Annotated[
-        float | None, typer.Option(metavar="P", help="Probability after hidden layers.")
-    ] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Default: softmax_cross_entropy for classes, mse for values."
-        ),
-    ] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="sgd, momentum, adam, ... Default: adam.")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Learning rate. Default: the optimizer's.")
-    ] = None,
-    weight_decay: Annotated[float | None, typer.Option(metavar="X", help="Weight decay.")] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Learning rates: constant, step, exponential, cosine, ..."
-        ),
-    ] = None,
-    clip_norm: Annotated[
-        float | None, typer.Option(metavar="X", help="Largest norm of the gradient.")
-    ] = None,
-    epochs: Annotated[int, typer.Option(min=1, max=10**7, help="Epochs in all.")] = 10,
-    batch: Annotated[
-        int | None,
-        typer.Option(min=0, max=10**9, help="Rows of a step; 0 takes all. Default: 32."),
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(min=0, max=10**7, help="Stop after so many epochs without improvement."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of weights, shuffling and dropout. Default: 0.")
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "float64"] | None, typer.Option(help="Default: float32.")
-    ] = None,
-    backend: Annotated[
-        str, typer.Option("-b", "--backend", metavar="NAME", help="What trains.")
-    ] = "auto",
-    save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the training, .safetensors.")
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Continue a saved training.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the loss, .png, .svg or .pdf.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-) -> None:
-    """Train a multi-layer perceptron and say how fast and how well it learned.
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="glyphs, spirals, mnist, ..., or a path.")
+]
+LayersOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZES", help="Hidden layers, like 64,32; '' for none. Default: 64."),
+]
+ActivationOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of hidden layers. Default: relu.")
+]
+NormOption = Annotated[
+    Literal["batch", "layer"] | None, typer.Option(help="Normalise hidden layers.")
+]
+DropoutOption = Annotated[
+    float | None, typer.Option(metavar="P", help="Probability after hidden layers.")
+]
+LossOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Default: softmax_cross_entropy for classes, mse for values."
+    ),
+]
+OptimizerOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="sgd, momentum, adam, ... Default: adam.")
+]
+LrOption = Annotated[
+    float | None, typer.Option(metavar="RATE", help="Learning rate. Default: the optimizer's.")
+]
+WeightDecayOption = Annotated[float | None, typer.Option(metavar="X", help="Weight decay.")]
+ScheduleOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Learning rates: constant, step, exponential, cosine, ..."),
+]
+ClipNormOption = Annotated[
+    float | None, typer.Option(metavar="X", help="Largest norm of the gradient.")
+]
+EpochsOption = Annotated[int, typer.Option(min=1, max=10**7, help="Epochs in all.")]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(min=0, max=10**9, help="Rows of a step; 0 takes all. Default: 32."),
+]
+PatienceOption = Annotated[
+    int | None,
+    typer.Option(min=0, max=10**7, help="Stop after so many epochs without improvement."),
+]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Of weights, shuffling and dropout. Default: 0.")
+]
+DtypeOption = Annotated[
+    Literal["float32", "float64"] | None, typer.Option(help="Default: float32.")
+]
+BackendOption = Annotated[str, typer.Option("-b", "--backend", metavar="NAME", help="What trains.")]
+SaveOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the training, .safetensors.")
+]
+ResumeOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Continue a saved training.")
+]
+PlotOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Draw the loss, .png, .svg or .pdf.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
-    The test rows of the dataset are evaluated after every epoch. Ctrl-C ends after the current
-    step, writes --save, and the same command with --resume FILE goes on from there. Exit code 5
-    when the training diverges.
+
+def command(
+    dataset: DatasetArgument = "glyphs",
+    layers: LayersOption = None,
+    activation: ActivationOption = None,
+    norm: NormOption = None,
+    dropout: DropoutOption = None,
+    loss: LossOption = None,
+    optimizer: OptimizerOption = None,
+    lr: LrOption = None,
+    weight_decay: WeightDecayOption = None,
+    schedule: ScheduleOption = None,
+    clip_norm: ClipNormOption = None,
+    epochs: EpochsOption = 10,
+    batch: BatchOption = None,
+    patience: PatienceOption = None,
+    seed: SeedOption = None,
+    dtype: DtypeOption = None,
+    backend: BackendOption = "auto",
+    save: SaveOption = None,
+    resume: ResumeOption = None,
+    plot: PlotOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train a multi-layer perceptron on a dataset or table.
+
+    Says how fast and how well it learned; the test rows are evaluated after every epoch. Ctrl-C
+    ends after the current step, writes --save, and the same command with --resume FILE goes on
+    from there. Exit code 5 when the training diverges.
 
     \b
     Examples:
@@ -214,12 +233,13 @@ def _new(wanted: Wanted, dataset: str, backend: str) -> tuple[Trainer, Dataset]:
 
 def _model(wanted: Wanted, data: Dataset) -> MLP:
     from nnkernels.nn import MLP
+    from nnkernels.nn.layers import as_activation
 
     loss = wanted.loss or ("mse" if data.classes is None else "softmax_cross_entropy")
     hidden = (64,) if wanted.layers is None else wanted.layers
     return MLP(
         [data.features, *hidden, _outputs(data, loss)],
-        activation=wanted.activation or "relu",
+        activation=as_activation(wanted.activation or "relu"),
         output_activation=OUTPUT_ACTIVATIONS.get(loss),
         loss=loss,
         dropout=wanted.dropout or 0.0,
@@ -302,7 +322,9 @@ def _refuse_contradictions(path: Path, wanted: Wanted, saved: Wanted) -> None:
 
 
 def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "no hidden layer"
+    return "none" if value is None else str(value)
 
 
 # --- training ----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def command(
         typer.Option("-k", "--operator", metavar="NAME", help="Only this; may be repeated."),
     ] = None,
 ) -> None:
-    """Check every kernel of a backend against the float64 reference, and whole training steps.
+    """Check a backend against the float64 reference.
 
     Values, special values, layouts, dtypes, aliasing and gradients of all operators, and 20 random
     networks. Exit code 1 when anything fails, 3 when the backend is not available here.

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from nnkernels.errors import unknown
-from nnkernels.nn.checks import check_whole
+from nnkernels.nn.checks import check_number, check_whole
 from nnkernels.nn.initialisers import get_initialiser
 from nnkernels.program import Builder
 from nnkernels.spec import OPERATORS, Array, Op
@@ -26,6 +26,9 @@ class Layer(msgspec.Struct, frozen=True, tag_field="kind"):
     def label(self, index: int) -> str:
         """Name of the layer at position ``index``; its arrays are called ``<label>.<array>``."""
         return f"{self.__struct_config__.tag}{index}"
+
+    def check(self, where: str) -> None:
+        """Refuse values that are out of range; ``where`` names the layer in messages."""
 
     def width(self, inputs: int) -> int:
         """Columns of the output for ``inputs`` columns."""
@@ -57,6 +60,12 @@ class Linear(Layer, frozen=True, tag="linear"):
     initialiser: str = "glorot_uniform"
     bias_initialiser: str = "zeros"
 
+    def check(self, where: str) -> None:
+        """``units`` is a width, the initialisers are known."""
+        check_width(f"{where}: units", self.units)
+        for name in (self.initialiser, self.bias_initialiser):
+            get_initialiser(name)
+
     def width(self, inputs: int) -> int:
         """``units``."""
         return self.units
@@ -82,6 +91,10 @@ class Activation(Layer, frozen=True, tag="activation"):
     name: str
     params: dict[str, float | str] = {}
 
+    def check(self, where: str) -> None:
+        """The name is an activation's, the parameters are its own."""
+        as_activation(self)
+
     def build(self, builder: Builder, x: int, index: int, *, training: bool) -> int:
         """One instruction."""
         slot: int = builder.call(self.name, x, **self.params)
@@ -92,6 +105,10 @@ class Dropout(Layer, frozen=True, tag="dropout"):
     """Zero elements with probability ``p`` in training, scale the others by ``1 / (1 - p)``."""
 
     p: float = 0.5
+
+    def check(self, where: str) -> None:
+        """``p`` is a probability below 1."""
+        check_number(f"{where}: p", self.p, "[0,1)")
 
     def build(self, builder: Builder, x: int, index: int, *, training: bool) -> int:
         """One ``dropout`` instruction in training, none otherwise."""
@@ -109,6 +126,11 @@ class BatchNorm(Layer, frozen=True, tag="batch_norm"):
 
     momentum: float = 0.1
     eps: float = 1e-5
+
+    def check(self, where: str) -> None:
+        """``momentum`` is a weight, ``eps`` positive."""
+        check_number(f"{where}: momentum", self.momentum, "[0,1]")
+        check_number(f"{where}: eps", self.eps, "(0,inf)")
 
     def parameters(self, inputs: int, rng: np.random.Generator) -> Arrays:
         """``gamma`` ones and ``beta`` zeros."""
@@ -137,6 +159,10 @@ class LayerNorm(Layer, frozen=True, tag="layer_norm"):
     """Normalisation of every row."""
 
     eps: float = 1e-5
+
+    def check(self, where: str) -> None:
+        """``eps`` is positive."""
+        check_number(f"{where}: eps", self.eps, "(0,inf)")
 
     def parameters(self, inputs: int, rng: np.random.Generator) -> Arrays:
         """``gamma`` ones and ``beta`` zeros."""

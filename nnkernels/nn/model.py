@@ -10,15 +10,12 @@ import numpy as np
 
 from nnkernels.errors import InputError, unknown
 from nnkernels.nn.checks import as_finite, as_numeric, check_arrays, check_number, check_whole
-from nnkernels.nn.initialisers import default_for, get_initialiser
+from nnkernels.nn.initialisers import default_for
 from nnkernels.nn.layers import (
     NORMS,
-    Activation,
     AnyLayer,
-    BatchNorm,
     Dropout,
     Layer,
-    LayerNorm,
     Linear,
     as_activation,
     check_width,
@@ -275,17 +272,9 @@ def _check_layers(architecture: Architecture) -> None:
     width, total = check_width("MLP: the number of inputs", architecture.inputs), 0
     for index, layer in enumerate(architecture.layers):
         where = f"MLP: layer {index} ({type(layer).__name__})"
-        if isinstance(layer, Activation):
-            as_activation(layer)
-        elif isinstance(layer, Linear):
-            check_width(f"{where}: units", layer.units)
-            for name in (layer.initialiser, layer.bias_initialiser):
-                get_initialiser(name)
+        layer.check(where)
+        if isinstance(layer, Linear):
             total += (width + 1) * layer.units
-        elif isinstance(layer, Dropout):
-            check_number(f"{where}: p", layer.p, "[0,1)")
-        elif isinstance(layer, (BatchNorm, LayerNorm)):
-            check_number(f"{where}: eps", layer.eps, "(0,inf)")
         width = layer.width(width)
     if total > MAX_PARAMETERS:
         raise InputError(f"MLP: {total:,} parameters, at most {MAX_PARAMETERS:,} are supported")

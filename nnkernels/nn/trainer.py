@@ -312,7 +312,7 @@ class Trainer:
         if validation is not None:
             values |= {f"val_{k}": v for k, v in self._evaluate(validation).items()}
         names = self.model.parameters
-        norms = {n: float(np.linalg.norm(self.state.get(f"{n}.gradient"))) for n in names}
+        norms = {n: _norm(self.state.get(f"{n}.gradient")) for n in names}
         for name in record:
             self.history.recorded.setdefault(name, []).append(self.state.get(name))
         epoch = Epoch(
@@ -442,6 +442,15 @@ class Trainer:
         from nnkernels.nn.checkpoint import load_trainer
 
         return load_trainer(path, model=model, backend=backend, schedule=schedule)
+
+
+def _norm(gradient: Array) -> float:
+    """Euclidean norm, scaled so that the squares of large elements do not overflow."""
+    wide = gradient.astype(np.float64)
+    largest = float(np.abs(wide).max(initial=0))
+    if largest == 0 or not np.isfinite(largest):
+        return largest
+    return largest * float(np.linalg.norm(wide / largest))
 
 
 def _default_metrics(model: Model) -> tuple[str, ...]:

@@ -12,10 +12,8 @@ from nnkernels.spec import Array
 
 
 def on(backend: Backend, name: str, *inputs: Any, **params: Any) -> Array:
-    """The result of one operator as a NumPy array; lists become float64 arrays."""
-    arrays = [
-        backend.asarray(v if isinstance(v, np.ndarray) else np.array(v, float)) for v in inputs
-    ]
+    """The result of one operator in float64, as a NumPy array."""
+    arrays = [backend.asarray(np.asarray(value, dtype=np.float64)) for value in inputs]
     return backend.to_numpy(getattr(backend, name)(*arrays, **params))
 
 
@@ -30,9 +28,8 @@ def cross_entropies(backend: Backend) -> list[Figure]:
     row = published()["categorical_cross_entropy_one_row"]
     single = published()["cross_entropy_of_088"]
     p = single["probability"]
-    label = np.argmax([row["target"]], axis=1)
-    loss = on(backend, "categorical_cross_entropy", [row["probabilities"]], label)
-    of_p = on(backend, "categorical_cross_entropy", [[p, 1 - p]], np.array([0]))
+    loss = on(backend, "categorical_cross_entropy", [row["probabilities"]], [row["target"]])
+    of_p = on(backend, "categorical_cross_entropy", [[p, 1 - p]], [[1, 0]])
     return [
         close("-log 0.3", row["loss"], loss, row["tolerance"]),
         close(f"-log {p}", single["loss"], of_p, single["tolerance"]),

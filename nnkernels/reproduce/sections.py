@@ -23,7 +23,7 @@ EXAMPLES: dict[str, tuple[str, Callable[[Backend], list[Figure]]]] = {
 }
 """By title: the entry of the published figures that names the source, and what computes ours."""
 
-NO_MNIST = "no MNIST files: give their folder with --mnist DIR or NNKERNELS_MNIST=DIR"
+GIVE_MNIST = "give the folder of MNIST's IDX files with --mnist DIR or NNKERNELS_MNIST=DIR"
 
 
 def reproduce(
@@ -55,7 +55,7 @@ def reproduce(
             raise unknown("dtype", dtype, digits.DTYPES)
     folder = digits.find(mnist)
     if full and folder is None:
-        raise InputError(f"reproduce: full needs the MNIST files; {NO_MNIST}")
+        raise InputError(f"reproduce: all epochs need the data; {GIVE_MNIST}")
     return _sections(chosen, folder, full, dtypes, progress)
 
 
@@ -72,7 +72,7 @@ def _sections(
     for dtype in dtypes:
         title = f"MNIST network, {dtype}"
         if folder is None:
-            yield Section(title, source, (), NO_MNIST)
+            yield Section(title, source, (), f"no data; {GIVE_MNIST}")
         else:
             figures = digits.trace(backend, folder, dtype, full=full, progress=progress)
             skipped = "" if full else "epochs 20 to 499; --full runs them"

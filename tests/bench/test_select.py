@@ -54,7 +54,7 @@ def test_names_and_tags_are_found() -> None:
     assert workloads("W1 or matmul") == {"W1", "matmul", "matmul_backward"}
     assert workloads("train and not w3") == {"W1", "W2", "W4"}
     assert "relu_backward" in workloads("activations and backward")
-    assert workloads("32x64x48 and not linear") == {"matmul", "matmul_backward"}
+    assert workloads("32x64x48 and forward and not activation") == {"linear", "matmul"}
 
 
 def test_a_tag_is_found_whole() -> None:

@@ -59,6 +59,17 @@ def test_a_slow_call_is_a_sample(clock: Clock) -> None:
     track = Track(Scripted(clock, 0.5))
     prime(track, first=0.5, limit=1.0)
     assert track.loops == 1
+    assert not track.rewarm
+
+
+def test_caches_are_warmed_before_a_sample_and_outside_of_it(clock: Clock) -> None:
+    runner = Scripted(clock, 0.004)
+    track = Track(runner)
+    prime(track, first=0.004, limit=1.0)
+    runner.log, runner.warm = [], [0.05]
+    timing.take(track)
+    assert runner.log == [1, 2]
+    assert track.samples == pytest.approx([0.004])
 
 
 def test_samples_are_seconds_a_call_in_turns(clock: Clock) -> None:

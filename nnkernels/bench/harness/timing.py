@@ -21,6 +21,13 @@ import numpy as np
 from .workload import Runner
 
 SAMPLE_SECONDS = 0.008
+REWARM_SECONDS = 0.1
+"""A sample of calls shorter than this begins with one that is not timed.
+
+Candidates take turns, so each finds the caches full of another's data; that matters to the first
+call (W2's step: a tenth), and not to calls so long that they fill the caches many times over.
+"""
+
 STABLE = 0.05
 """Two batches of calls that differ by less end the priming."""
 
@@ -52,6 +59,7 @@ class Track:
         runner: what is timed.
         threads: BLAS threads it runs with; None is the library's own number.
         loops: calls a sample.
+        rewarm: whether a call that is not timed comes before every sample.
         prime_calls: calls made before the first sample.
         compile_s: seconds that the first call took beyond a later one.
         samples: seconds a call.
@@ -61,6 +69,7 @@ class Track:
     runner: Runner
     threads: int | None = None
     loops: int = 1
+    rewarm: bool = False
     prime_calls: int = 0
     compile_s: float = 0.0
     samples: list[float] = field(default_factory=list)
@@ -93,6 +102,7 @@ def prime(track: Track, first: float, limit: float) -> None:
                 break
             loops, before = loops if long_enough else 2 * loops, now
     track.loops = max(1, round(SAMPLE_SECONDS / max(best, 1e-9)))
+    track.rewarm = best < REWARM_SECONDS
     track.compile_s = first - best
 
 
@@ -102,6 +112,8 @@ def take(track: Track) -> None:
     gc.disable()
     try:
         with held_to(track.threads):
+            if track.rewarm:
+                track.runner.run(1)
             switches = resource.getrusage(_USAGE).ru_nivcsw
             seconds = elapsed(track.runner, track.loops)
             switched = resource.getrusage(_USAGE).ru_nivcsw - switches

@@ -1,0 +1,167 @@
+"""``nnkernels bench``, in process, with small budgets."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnkernels import plugins
+from nnkernels.bench import results
+from nnkernels.cli import bench
+from nnkernels.cli._app import run
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["bench", "--preset", "quick", "--time-budget", "0.05"]
+
+
+def wrong(x, *, out):
+    """A planted fault."""
+    np.maximum(x, 0, out=out)
+    out[0, 0] = 9
+
+
+def broken(x, *, out):
+    """A planted failure."""
+    raise RuntimeError("broken")
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This module under a name that a swap can spell."""
+    monkeypatch.setitem(sys.modules, "planted", sys.modules[__name__])
+    monkeypatch.setattr(sys, "argv", ["nnkernels"])
+
+
+def test_a_table_in_80_columns_without_escapes(capsys) -> None:
+    assert run([*QUICK, "-k", "W4 or matmul", "--threads", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in out
+    assert lines[0].split() == [
+        *("workload", "/", "backend", "median", "+-95", "%", "samples", "rate"),
+        *("vs", "numpy", "vs", "textbook"),
+    ]
+    assert lines[1].strip() == "W4  20-64-64-1-b256  float32  1 thread"
+    assert re.search(
+        r"numpy +[\d.]+ us +[\d.]+ % +\d+ +[\d.]+ [kM]samples/s +1.00x +\d\.\d\dx", lines[2]
+    )
+    assert lines[3].split()[0] == "textbook"
+    assert re.search(r"numpy .* GFLOP/s +1.00x +-", out)
+    assert re.search(
+        r"numpy trains W4 \d+\.\d\d (\(unclear\) )?times as fast as the textbook's", out
+    )
+
+
+def test_results_are_written(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "run.json"
+    assert run([*QUICK, "-k", "relu_backward", "-o", str(path)]) == 0
+    record = results.read(path)
+    assert record.complete
+    assert [r.workload for r in record.results] == ["relu_backward", "leaky_relu_backward"][::-1]
+
+
+def test_a_wrong_kernel_is_not_timed_and_fails_the_run(capsys) -> None:
+    names = "numpy,numpy[relu=planted:wrong],numpy[relu=planted:broken]"
+    assert run([*QUICK, "-k", "relu and forward and not leaky", "-b", names]) == 1
+    out = capsys.readouterr().out
+    assert "numpy[relu=planted:wrong]: INCORRECT, not timed: relu: result 0[0, 0] is 9.0" in out
+    assert "numpy[relu=planted:broken]: FAILED, not timed: RuntimeError: broken" in out
+
+
+def test_a_failing_kernel_alone_makes_the_run_incomplete(capsys) -> None:
+    names = "numpy[relu=planted:broken]"
+    assert run([*QUICK, "-k", "relu and forward and not leaky", "-b", names]) == 3
+
+
+def test_two_backends_are_compared(capsys) -> None:
+    assert run([*QUICK, "-k", "sigmoid and forward", "-b", "numpy,reference"]) == 0
+    out = capsys.readouterr().out
+    assert "  reference" in out
+    assert "No other backend" not in out
+
+
+def test_backends_that_are_not_named_are_listed_as_skipped(monkeypatch, capsys) -> None:
+    known = {"numpy": None, "absent": "no such library"}
+    monkeypatch.setattr(plugins, "availability", lambda: known)
+    assert run([*QUICK, "-k", "matmul"]) == 0
+    assert "skipped absent: no such library" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-k", "nothing"], 2, "matches no workload"),
+        (["-k", "a or"], 2, "cannot be read"),
+        (["-b", "nunpy"], 2, "Did you mean 'numpy'"),
+        (["-b", "numpy[relu=nowhere:x]"], 2, "cannot be imported"),
+        (["--threads", "0"], 2, "--threads"),
+        (["--threads", "-5"], 2, "--threads"),
+        (["--threads", "9" * 30], 2, "--threads"),
+        (["--time-budget", "nan"], 2, "--time-budget"),
+        (["--time-budget", "-1"], 2, "--time-budget"),
+        (["--time-budget", "1e300"], 2, "--time-budget"),
+        (["--preset", "huge"], 2, "--preset"),
+        (["-o", "/nonexistent/run.json"], 2, "the folder does not exist"),
+        (["-o", "/dev/full"], 2, "not a regular file"),
+        (["-o", "."], 2, "not a regular file"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], code: int, message: str, capsys) -> None:
+    assert run([*QUICK, *arguments]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_a_partial_file(tmp_path: Path, number: int, code: int) -> None:
+    path = tmp_path / "run.json"
+    command = [sys.executable, "-m", "nnkernels", "bench", "--preset", "quick", "-o", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        process.stdout.readline()
+        time.sleep(0.2)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    document = json.loads(path.read_text())
+    assert document["complete"] is False
+    assert document["results"]
+
+
+def times(median: float, spread: float = 0.1) -> results.Times:
+    ci = (median * (1 - spread), median * (1 + spread))
+    return results.Times("s", [], [], median, 0, 0, 0, 0, ci, True, 0)
+
+
+def test_the_conclusion_names_clear_winners_only() -> None:
+    found = {
+        "W1": {"numpy": times(2.0), "fast": times(1.0), "textbook": times(3.0)},
+        "W2": {"numpy": times(1.0), "textbook": times(1.1)},
+        "relu": {"numpy": times(1.0), "fast": times(1.1)},
+        "tanh": {"numpy": times(1.0), "fast": times(2.0)},
+    }
+    assert bench.conclusion(found, ["numpy", "fast"]) == (
+        "numpy trains W1 1.50, W2 1.10 (unclear) times as fast as the textbook's NumPy code. "
+        "fast trains W1 3.00 times as fast as the textbook's NumPy code. "
+        "fast is the fastest backend for W1. numpy is the fastest backend for tanh. "
+        "Undecided: relu."
+    )
+
+
+def test_the_conclusion_of_one_backend() -> None:
+    assert bench.conclusion({"relu": {"numpy": times(1.0)}}, ["numpy"]) == (
+        "No other backend was compared; 'nnkernels info' says what is available."
+    )

@@ -1,0 +1,105 @@
+"""``nnkernels explain``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nnkernels.cli._app import run
+from nnkernels.nn import MLP, save_model
+
+PLACE = re.compile(r"\S+:(\w+)  (/.+):(\d+)")
+
+
+def places(out: str) -> list[tuple[str, str]]:
+    """Every function in the output, and the source from its line on."""
+    found = []
+    for name, file, line in PLACE.findall(out):
+        lines = Path(file).read_text().splitlines()
+        found.append((name, "\n".join(lines[int(line) - 1 : int(line) + 4])))
+    return found
+
+
+def operators(out: str) -> list[str]:
+    return re.findall(r"^ +\d+ .*?(\w+): ", out, re.MULTILINE)
+
+
+def test_an_operator_is_shown_with_file_and_line(capsys):
+    assert run(["explain", "gelu", "-b", "numpy"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("gelu on numpy\n  gelu: kernel of numpy\n")
+    ((name, source),) = places(out)
+    assert f"def {name}(" in source
+
+
+def test_a_model_is_shown_instruction_by_instruction(capsys):
+    sizes = ["explain", "12-8-3", "-b", "numpy", "--activation", "tanh", "--optimizer", "adam"]
+    assert run(sizes) == 0
+    out = capsys.readouterr().out
+    assert operators(out) == [
+        "gather_rows",
+        "gather_rows",
+        "linear",
+        "tanh",
+        "linear",
+        "softmax_cross_entropy",
+        "softmax_cross_entropy_backward",
+        "linear_backward",
+        "tanh_backward",
+        "linear_backward",
+        "accumulate",
+        "count_correct",
+        "count",
+        "tick",
+        "adam",
+        "advance",
+    ]
+    assert "tanh: kernel of numpy; not fused: " in out
+    assert all(f"def {name}(" in source for name, source in places(out))
+    assert len(places(out)) == 16
+
+
+def test_a_swap_is_shown_where_it_is_used(capsys):
+    swapped = "numpy[tanh=nnkernels.backends.numpy.activations:sigmoid]"
+    assert run(["explain", "4-3-2", "--activation", "tanh", "-b", swapped]) == 0
+    out = capsys.readouterr().out
+    assert "tanh: swapped: tanh=nnkernels.backends.numpy.activations:sigmoid" in out
+
+
+def test_a_checkpoint_is_explained_with_its_own_architecture(capsys, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(MLP([4, 3, 1], activation="elu", loss="mse"), path)
+    assert run(["explain", str(path), "-b", "numpy", "--batch", "7"]) == 0
+    out = capsys.readouterr().out
+    assert "batch 7" in out.splitlines()[0]
+    assert {"elu", "mse", "sgd"} <= set(operators(out))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rleu"], "Did you mean 'relu'?"),
+        (["4-0"], "must be a whole number from 1"),
+        (["999999999-2"], "must be a whole number from 1"),
+        (["-5-3"], "No such option"),
+        (["4-3", "--activation", "rleu"], "unknown activation"),
+        (["4-3-2", "--optimizer", "adm"], "Did you mean 'adam'?"),
+        (["4-3", "--batch", "0"], "Invalid value for '--batch'"),
+        (["nowhere.safetensors"], "No such file"),
+        (["relu", "-b", "nunpy"], "Did you mean 'numpy'?"),
+    ],
+)
+def test_bad_arguments_are_one_line(capsys, arguments, message):
+    assert run(["explain", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+
+
+def test_a_foreign_file_is_refused(capsys, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\x10" * 40)
+    assert run(["explain", str(path)]) == 2
+    assert "damaged" in capsys.readouterr().err

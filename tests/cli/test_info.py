@@ -1,0 +1,59 @@
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from nnkernels import plugins
+from nnkernels.bench import machine
+from nnkernels.cli import info
+from nnkernels.cli._app import run
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_machine_and_the_backends_are_shown(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    known = {"numpy": None, "absent": "not available: no library"}
+    monkeypatch.setattr(plugins, "availability", lambda: known)
+    assert run(["info"]) == 0
+    out = capsys.readouterr().out
+    identity = machine.identity()
+    assert identity.cpu in out
+    assert f"NumPy {identity.numpy}" in out
+    assert f"kernel {identity.blas.kernel}, {identity.blas.threads} threads" in out
+    assert "WARN    OPENBLAS_CORETYPE=Haswell forces" in out
+    assert "  numpy        available\n" in out
+    assert "  absent       not available: no library\n" in out
+
+
+def test_no_warning_without_cause(monkeypatch, capsys) -> None:
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    assert run(["info"]) == 0
+    assert "WARN" not in capsys.readouterr().out
+
+
+def test_json(capsys) -> None:
+    assert run(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["backends"]["numpy"] is None
+    assert facts["machine"]["cores_usable"] >= 1
+    assert set(facts) == {"version", "machine", "load", "env", "backends", "extras", "warnings"}
+
+
+def test_a_missing_extra_comes_with_its_command(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(machine, "installed", lambda name: None)
+    assert run(["info"]) == 0
+    assert "matplotlib missing: pip install 'nnkernels[report]'" in capsys.readouterr().out
+
+
+def test_extras_are_those_of_the_package() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = {k: v for k, v in declared["optional-dependencies"].items() if k != "test"}
+    named = {k: tuple(r.partition(">")[0] for r in v) for k, v in optional.items()}
+    assert named == info.EXTRAS
+
+
+@pytest.mark.parametrize("blas", [None])
+def test_an_unknown_blas(blas: None) -> None:
+    assert info._blas(blas) == "not recognised"
