@@ -12,12 +12,13 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from nnkernels import spec
-from nnkernels.errors import BackendError, InputError, KernelMissingError
+from nnkernels.errors import BackendError, InputError, KernelMissingError, UnknownNameError
 from nnkernels.spec import OPERATORS, Array, Op, Params
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -173,7 +174,8 @@ class Backend:
         if not self.base:
             object.__setattr__(self, "base", self.name)
         owned = {n: k if k.owner else replace(k, owner=self.name) for n, k in self.kernels.items()}
-        object.__setattr__(self, "kernels", owned)
+        object.__setattr__(self, "kernels", MappingProxyType(owned))
+        object.__setattr__(self, "swaps", MappingProxyType(dict(self.swaps)))
 
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
@@ -182,7 +184,10 @@ class Backend:
         """``backend.relu(x)`` runs an operator on this backend."""
         if name.startswith("__"):
             raise AttributeError(name)
-        return functools.partial(spec.get_op(name).on, self)
+        try:
+            return functools.partial(spec.get_op(name).on, self)
+        except UnknownNameError as error:
+            raise AttributeError(f"backend {self.name}: {error}") from None
 
     def __dir__(self) -> list[str]:
         return sorted({*object.__dir__(self), *OPERATORS})
@@ -203,7 +208,7 @@ class Backend:
         strict: bool | None = None,
     ) -> Backend:
         """A new backend with other settings, recorded in its name (``strict`` is not)."""
-        if threads is not None and (isinstance(threads, bool) or threads < 1):
+        if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"backend {self.base}: threads must be 1 or more, got {threads!r}")
         if precision is not None and precision not in self.precisions:
             raise InputError(
@@ -299,7 +304,9 @@ class Backend:
     def _coverage(self, op: Op[Any, Any]) -> str:
         try:
             found = self.resolve(op.name, op.params)
-            return "reference" if found.kernel is reference_kernel(op) else found.why
+            kernel = found.kernel
+            is_reference = kernel is not None and kernel.function is reference_kernel(op).function
+            return "reference" if is_reference else found.why
         except KernelMissingError:
             return "missing"
 

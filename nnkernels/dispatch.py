@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -61,14 +62,16 @@ def _swap_value(value: str) -> Any:
     module, _, attribute = value.partition(":")
     try:
         return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"kernel {value!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
+        raise InputError(
+            f"kernel {value!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _auto() -> Backend:
     """The available host backend with the highest priority: the documented rule of ``auto``."""
     found = []
-    for name in plugins.sources():
+    for name in plugins.builtin_names():
         with contextlib.suppress(BackendError):
             backend = plugins.load(name)
             if backend.device.name == "cpu":
@@ -98,6 +101,8 @@ def get_backend(
         UnknownNameError: no such backend (with the nearest match).
         BackendUnavailableError: it cannot work here; the message has the reason and the remedy.
     """
+    if not isinstance(name, (str, Backend)):
+        raise InputError(f"get_backend: name must be a text or a Backend, got {name!r}")
     backend = name if isinstance(name, Backend) else _named(name)
     if threads is None and precision is None and strict is None:
         return backend
@@ -197,6 +202,7 @@ def bind(
     chosen = None if backend is None else get_backend(backend)
     plan, arrays = _prepare(op, chosen, args, params)
     outs = _allocate(plan) if out is None else _check_out(plan, arrays, out)
+    _check_updated(plan, arrays, outs)
     result = _results(plan, arrays, outs)
     if plan.kernel is None or not (plan.backend.strided or _all_packed(arrays, outs)):
 
@@ -224,8 +230,7 @@ def _prepare(
     if backend is None:
         backend = _current.get() or (_numpy() if host else _default_for(args))
     if host:
-        key = (op, backend, tuple([(a.shape, a.dtype) for a in args]), tuple(kwargs.items()))
-        plan = _lookup(key)
+        plan = _lookup(_key(op, backend, args, kwargs))
         if plan is not None:
             if plan.checked_values:
                 _check_values(plan, args)
@@ -237,10 +242,22 @@ def _prepare(
             raise DTypeError(
                 f"{op.name}: {name} is updated in place: give an array of a float dtype"
             )
-    key = (op, backend, tuple([(a.shape, a.dtype) for a in arrays]), tuple(params.items()))
+    key = _key(op, backend, arrays, params)
+    if not all(type(a) is np.ndarray for a in arrays):
+        key = (*key, "device arrays")  # never to be taken for a host call, whose checks it skipped
     plan = _lookup(key) or _remember(key, _plan(op, backend, arrays, params))
     _check_values(plan, arrays)
     return plan, arrays
+
+
+def _key(
+    op: Op[Any, Any], backend: Backend, arrays: Sequence[Any], params: Mapping[str, Any]
+) -> Any:
+    shapes = tuple([(a.shape, a.dtype) for a in arrays])
+    if not params:
+        return op, backend, shapes
+    # With their types: True and 1.0 equal 1, and yet are refused where a whole number is asked for.
+    return op, backend, shapes, tuple([(k, v, type(v)) for k, v in params.items()])
 
 
 def _lookup(key: Any) -> Plan | None:
@@ -277,7 +294,7 @@ def _normalise(
 ) -> tuple[Array, ...]:
     """Arrays of the backend's device with native dtypes; lists and numbers become arrays."""
     arrays = [_as_array(op, n, backend, a) for n, a in zip(op.inputs, args, strict=True)]
-    literal = [not hasattr(a, "dtype") for a in args]
+    literal = [not (hasattr(a, "dtype") or hasattr(a, "__array__")) for a in args]
     kinds = _likely_kinds(op, arrays, literal, given)
     floating = next(
         (
@@ -342,7 +359,7 @@ def _plain(op: Op[Any, Any], name: str, value: Any) -> Array:
         array = np.asarray(value)
     except NnkernelsError:
         raise  # an array of another device that refuses to be copied silently
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # __array__ is foreign code
         raise InputError(f"{op.name}: {name} cannot become an array: {error}") from error
     if array.dtype.kind not in "fiub":
         raise DTypeError(
@@ -413,12 +430,22 @@ def _plan(
         params,
         signature,
         dims,
-        tuple((sig.shape_of(a, dims), a.dtype(floating)) for a in signature.outputs),
-        tuple((sig.shape_of(a, dims), a.dtype(floating)) for a in workspace),
+        _arrays_of(op, signature.outputs, dims, floating),
+        _arrays_of(op, workspace, dims, floating),
         tuple(i for i, a in enumerate(signature.inputs) if a.interval and a.kind != "float"),
         tuple(op.inputs.index(name) for name in op.updates),
         simple=len(signature.outputs) == 1 and not op.updates,
     )
+
+
+def _arrays_of(
+    op: Op[Any, Any], arguments: Sequence[sig.Argument], dims: sig.Dims, floating: np.dtype[Any]
+) -> tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]:
+    specs = tuple((sig.shape_of(a, dims), a.dtype(floating)) for a in arguments)
+    for shape, dtype in specs:
+        if sig.size(shape) * dtype.itemsize > sys.maxsize:
+            raise InputError(f"{op.name}: an array of shape {shape} is beyond any memory")
+    return specs
 
 
 def _floating(
@@ -428,10 +455,11 @@ def _floating(
         if argument.kind == "float":
             given: np.dtype[Any] = array.dtype
             return given
-    dtype: np.dtype[Any] = np.dtype(params.get("dtype", "float32"))
-    if dtype not in sig.FLOAT_DTYPES:
-        raise DTypeError(f"{op.name}: dtype must be float32 or float64, got {dtype}")
-    return dtype
+    name = params.get("dtype", "float32")
+    for dtype in sig.FLOAT_DTYPES:
+        if dtype.name == name:
+            return dtype
+    raise DTypeError(f"{op.name}: dtype must be float32 or float64, got {name!r}")
 
 
 def _match(
@@ -523,13 +551,16 @@ def _check_out(plan: Plan, arrays: Sequence[Any], out: Any) -> tuple[Any, ...]:
                 f"{plan.op.name}: out is a {type(array).__name__}, not an array of device "
                 f"{plan.backend.device.name}"
             )
+        if isinstance(array, np.ma.MaskedArray):
+            raise OutputError(f"{plan.op.name}: out is a masked array; give out.data")
         if array.shape != shape or array.dtype != dtype:
             raise OutputError(
                 f"{plan.op.name}: out must have shape {shape} and dtype {dtype}, got {array.shape} "
                 f"{array.dtype}"
             )
         if isinstance(array, np.ndarray):
-            _check_memory(plan, array, [*arrays, *outs[:position]], "out", plan.signature.rowwise)
+            _check_memory(plan, array, arrays, "out", plan.signature.rowwise)
+            _check_memory(plan, array, outs[:position], "out", False)
     return outs
 
 
@@ -561,12 +592,17 @@ def _same_memory(a: Array, b: Array) -> bool:
 # --- running -----------------------------------------------------------------------------------
 
 
-def _run(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> None:
+def _check_updated(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> None:
     for index in plan.updated:
         target = arrays[index]
         if isinstance(target, np.ndarray):
             others = [*arrays[:index], *arrays[index + 1 :], *outs]
             _check_memory(plan, target, others, plan.op.inputs[index], False)
+
+
+def _run(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> None:
+    if plan.updated:
+        _check_updated(plan, arrays, outs)
     try:
         if plan.kernel is None:
             _run_composed(plan, arrays, outs)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import nnkernels.reproduce
+from nnkernels.cli import _render
 from nnkernels.cli._app import run
 from nnkernels.reproduce import Figure, Section
 
@@ -61,3 +62,23 @@ def test_bad_arguments_are_one_line(capsys, arguments, message):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_a_long_section_reports_how_far_it_is(capsys, monkeypatch):
+    shown = []
+
+    class Recorder(_render.Bar):
+        def show(self, description: str, done: int) -> None:
+            shown.append((description, done))
+            super().show(description, done)
+
+    def slow(*_, progress, **__):
+        progress(0.5, 3, "epoch 0")
+        progress(2.9, 3, "epoch 2")
+        yield Section("Some network", "Some book", ())
+
+    monkeypatch.setattr(_render, "Bar", Recorder)
+    monkeypatch.setattr(nnkernels.reproduce, "reproduce", slow)
+    assert run(["reproduce"]) == 0
+    assert shown == [("epoch 0", 0), ("epoch 2", 2)]
+    assert capsys.readouterr().err == ""

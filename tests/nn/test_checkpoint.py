@@ -163,7 +163,7 @@ def saved(path, classes):
     return path
 
 
-def refused(path, model=None, match=""):
+def refused(path, model=None, match="run"):
     """Loading ``path`` fails, leaves ``model`` alone and creates no file."""
     before = {n: a.copy() for n, a in model.parameters.items()} if model else {}
     files = sorted(path.parent.iterdir())

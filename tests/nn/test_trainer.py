@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+import nnkernels
 from nnkernels.errors import (
     DTypeError,
     InputError,
@@ -157,8 +158,6 @@ def orders(backend, epochs=3):
     def noting(x, w, b, *, out):
         seen.append(float(x[0, 0]))
         np.copyto(out, x @ w + b)
-
-    import nnkernels
 
     chosen = nnkernels.get_backend(backend).replace(linear=noting)
     trainer = Trainer(MLP([1, 1], loss="mse", seed=5), learning_rate=1e-9, backend=chosen)

@@ -185,6 +185,15 @@ def test_a_slot_that_is_written_again_keeps_its_memory(numpy_backend):
         assert_equal(got, results(program, numpy_backend))
 
 
+def test_an_output_takes_no_operand_that_is_written_too():
+    b = Builder(ROWS)
+    grad = b.call("relu", b.input("x", (ROWS, WIDTH)))
+    other = b.add(Slot("other", (ROWS, WIDTH), "float32"))
+    b.emit("add_backward", (grad,), (other, grad), {})
+    offsets, _ = plan_arena(b.program(other=other))
+    assert offsets[grad] != offsets[other]
+
+
 def test_memory_of_dead_slots_is_used_again():
     b = Builder(ROWS)
     x = b.input("x", (ROWS, ROWS))
