@@ -12,8 +12,14 @@ kernels = KernelTable()
 
 @kernels.kernel
 def gather_rows(x: Array, rows: Array, *, out: Array) -> None:
-    """``mode="clip"`` writes straight to ``out`` (the indices were checked before)."""
-    np.take(x, rows, 0, out, "clip")
+    """``mode="clip"`` writes straight to ``out`` (the indices were checked before).
+
+    ``numpy.take`` would copy the whole of a strided ``x``; indexing copies the rows only.
+    """
+    if x.flags.c_contiguous:
+        np.take(x, rows, 0, out, "clip")
+    else:
+        np.copyto(out, x[rows])
 
 
 @kernels.kernel(workspace="(classes)int")
