@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nnkernels import dispatch, plugins
+from nnkernels import plugins
+from nnkernels.dispatch import choice
 
 PACKAGES = Path(__file__).parent / "plugins" / "packages"
 
@@ -36,14 +37,14 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
     monkeypatch.setattr(plugins, "_failed", {})
-    dispatch._named.cache_clear()
+    choice.named.cache_clear()
 
     def add(name: str, **entries: str) -> Path:
         write_distribution(folder, name, entries)
         return folder
 
     yield add
-    dispatch._named.cache_clear()
+    choice.named.cache_clear()
     for name in set(sys.modules) - before:
         if name.startswith("nnk_"):
             del sys.modules[name]

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import nnkernels
-from nnkernels import Backend, Kernel, dispatch, ops
+from nnkernels import Backend, Kernel, ops
 from nnkernels.backend import reference_kernel
 from nnkernels.backends._host import HOST
+from nnkernels.dispatch import choice, plan
 from nnkernels.errors import (
     BackendError,
     DeviceMismatchError,
@@ -806,7 +807,7 @@ def swap_module(tmp_path, monkeypatch):
     yield write
     for name in ("nnk_swaps", "nnk_swap_fails"):
         sys.modules.pop(name, None)
-    dispatch._named.cache_clear()
+    choice.named.cache_clear()
 
 
 def test_a_function_of_a_module_is_swapped_in_by_name(swap_module):
@@ -991,11 +992,11 @@ def test_a_composed_operator_can_be_bound(doubled):
 
 
 def test_the_kept_plans_are_bounded(monkeypatch):
-    monkeypatch.setattr(dispatch, "_plans", {})
-    monkeypatch.setattr(dispatch, "_MAX_PLANS", 8)
+    monkeypatch.setattr(plan, "plans", {})
+    monkeypatch.setattr(plan, "MAX_PLANS", 8)
     for n in range(50):
         assert ops.relu(np.full(n, -1.0)).tolist() == [0.0] * n
-        assert 0 < len(dispatch._plans) <= 8
+        assert 0 < len(plan.plans) <= 8
 
 
 def test_plans_keep_shapes_dtypes_parameters_and_backends_apart(doubled):
