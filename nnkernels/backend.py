@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
@@ -149,7 +150,10 @@ class Backend:
         strict: refuse the fallback.
         strided: whether kernels take arrays of any stride; else they get C-contiguous ones.
         priority: ``auto`` takes the available host backend with the highest.
-        threads: CPU threads of its kernels; None leaves the libraries' own setting.
+        threads: CPU threads of its kernels; None: the libraries' own number for single calls, the
+            executor's choice for Programs.
+        limit: context manager that holds what the kernels run on to so many threads; None where
+            there is nothing to set.
         precision: arithmetic of float32 products; anything but true ``fp32`` is asked for by name.
         precisions: the precisions it can compute in.
         select: the same backend on another device (``cupy:1``); None where there is only one.
@@ -167,6 +171,7 @@ class Backend:
     precision: Precision = "fp32"
     precisions: tuple[str, ...] = ("fp32",)
     select: Callable[[str], Backend] | None = None
+    limit: Callable[[int], AbstractContextManager[None]] | None = None
     swaps: Mapping[str, str] = field(default_factory=dict)
     base: str = ""
 
@@ -210,6 +215,8 @@ class Backend:
         """A new backend with other settings, recorded in its name (``strict`` is not)."""
         if threads is not None and (type(threads) is not int or threads < 1):
             raise InputError(f"backend {self.base}: threads must be 1 or more, got {threads!r}")
+        if threads is not None and self.limit is None:
+            raise InputError(f"backend {self.base} has no threads to set")
         if precision is not None and precision not in self.precisions:
             raise InputError(
                 f"backend {self.base} computes in {', '.join(self.precisions)}, not {precision!r}"

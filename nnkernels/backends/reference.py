@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from nnkernels.backend import Backend
+from nnkernels.backends._blas import BlasExecutable, blas_threads
 from nnkernels.backends._host import HOST
-from nnkernels.program.interpreter import Interpreter
 
 
 def load() -> Backend:
     """The reference backend."""
-    return Backend("reference", HOST, {}, Interpreter, priority=-1)
+    return Backend("reference", HOST, {}, BlasExecutable, priority=-1, limit=blas_threads)

@@ -12,7 +12,7 @@ from nnkernels.backend import Backend
 from nnkernels.dispatch.arguments import check_values, gather_arguments, normalise
 from nnkernels.dispatch.choice import current, default_for, default_host, get_backend
 from nnkernels.dispatch.outputs import allocate, check_out, check_updated, results, separate
-from nnkernels.dispatch.plan import Plan, key_of, lookup, make_plan, remember
+from nnkernels.dispatch.plan import Plan, key_of, limited, lookup, make_plan, remember
 from nnkernels.errors import BackendError, DTypeError, NnkernelsError
 from nnkernels.spec import Array, Op
 
@@ -47,7 +47,8 @@ def bind(
     """Check a call once and return a function without arguments that repeats it on these arrays.
 
     The returned function runs the kernel and nothing else (no checks, no allocation), and returns
-    the same output arrays every time. Values of labels and scalars are checked only now.
+    the same output arrays every time. Values of labels and scalars are checked only now, and
+    floating-point warnings are the caller's (``numpy.errstate``).
     """
     op = spec.get_op(op) if isinstance(op, str) else op
     chosen = None if backend is None else get_backend(backend)
@@ -62,7 +63,9 @@ def bind(
             return result
 
         return checked
-    function, keywords = plan.function, _keywords(plan, outs)
+    assert plan.kernel is not None
+    function = limited(plan.backend, plan.kernel.function)
+    keywords = _keywords(plan, outs)
 
     def call() -> Any:
         function(*arrays, **keywords)

@@ -6,6 +6,7 @@ The result for one combination of operator, backend, shapes, dtypes and paramete
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def make_plan(
     kernel = resolution.kernel
     workspace = sig.parse_arguments(kernel.workspace) if kernel else ()
     # As a decorator errstate costs 0.3 us a call, in a with statement 0.7.
-    function = np.errstate(all="ignore")(kernel.function) if kernel else None
+    function = np.errstate(all="ignore")(limited(backend, kernel.function)) if kernel else None
     simple = len(signature.outputs) == 1 and not (op.updates or workspace)
     return Plan(
         op,
@@ -96,6 +97,20 @@ def make_plan(
         function,
         simple and function is not None and backend.strided,
     )
+
+
+def limited(backend: Backend, function: Callable[..., None]) -> Callable[..., None]:
+    """``function`` under the backend's number of threads, if one was asked for."""
+    if backend.threads is None or backend.limit is None:
+        return function
+    limit, threads = backend.limit, backend.threads
+
+    @functools.wraps(function)
+    def held(*arrays: Any, **keywords: Any) -> None:
+        with limit(threads):
+            function(*arrays, **keywords)
+
+    return held
 
 
 def _arrays_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nnkernels import plugins
 from nnkernels.backend import Backend, KernelTable
+from nnkernels.backends._blas import BlasExecutable, blas_threads
 from nnkernels.backends._host import HOST
 from nnkernels.backends.numpy import (
     activations,
@@ -15,7 +16,6 @@ from nnkernels.backends.numpy import (
     regularisation,
     updates,
 )
-from nnkernels.backends.numpy.executor import NumpyExecutable
 
 FAMILIES = (
     activations,
@@ -34,4 +34,11 @@ def load() -> Backend:
     kernels = KernelTable()
     for family in FAMILIES:
         kernels.update(family.kernels)
-    return Backend("numpy", HOST, kernels, NumpyExecutable, fallback=plugins.load("reference"))
+    return Backend(
+        "numpy",
+        HOST,
+        kernels,
+        BlasExecutable,
+        fallback=plugins.load("reference"),
+        limit=blas_threads,
+    )

@@ -1,5 +1,7 @@
 """A plug-in as it should be: one kernel of its own, the rest from the reference."""
 
+import contextlib
+
 import numpy as np
 
 from nnkernels import plugins
@@ -17,5 +19,11 @@ def relu(x, *, out):
 
 def load():
     return Backend(
-        "good", HOST, kernels, Interpreter, fallback=plugins.load("reference"), priority=100
+        "good",
+        HOST,
+        kernels,
+        Interpreter,
+        fallback=plugins.load("reference"),
+        priority=100,
+        limit=contextlib.nullcontext,
     )

@@ -1,0 +1,67 @@
+"""BLAS threads: how many a Program or a call gets."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nnkernels.backend import Backend
+from nnkernels.program import Interpreter, Program, State
+from nnkernels.program.builder import solved_dims
+from nnkernels.program.format import Instruction
+from nnkernels.spec import get_op
+
+THREADED_FLOPS = 1e9
+"""Flops of a Program's largest instruction from which a second BLAS thread is worth its cost.
+
+Measured on two CPUs: steps whose largest product is below 0.2 Gflop (W1, W2, W4 of ``nnkernels
+bench``) are slower with two threads, W3 (17 Gflop) is 1.8 times faster; beside a busy process small
+products lose a factor of 10.
+"""
+
+
+@functools.cache
+def _controller() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@contextlib.contextmanager
+def blas_threads(count: int) -> Iterator[None]:
+    """Hold the BLAS libraries to ``count`` threads.
+
+    Where the setting is one for the whole process, threadpoolctl gives it to one Python thread at a
+    time; what others ask for meanwhile is left out, and nothing stays behind.
+    """
+    with _controller().limit(limits=count, user_api="blas"):
+        yield
+
+
+def default_threads(program: Program) -> int | None:
+    """1 for a Program of small products, None (the library's own) for one with large ones."""
+    largest = max((_flops(program, i) for i in program.instructions), default=0.0)
+    return None if largest >= THREADED_FLOPS else 1
+
+
+def _flops(program: Program, instruction: Instruction) -> float:
+    first = next((o for o in instruction.outputs if o is not None), None)
+    size = 0 if first is None else program.slots[first].elements
+    return get_op(instruction.op).flops(solved_dims(program, instruction), size)
+
+
+class BlasExecutable(Interpreter):
+    """The interpreter with the backend's number of BLAS threads, or else a sensible one."""
+
+    def __init__(self, backend: Backend, program: Program, state: State) -> None:
+        super().__init__(backend, program, state)
+        self.threads = backend.threads or default_threads(self.program)
+
+    def run(self, steps: int, stop: Callable[[], bool] | None = None) -> int:
+        """See :meth:`nnkernels.program.Interpreter.run`."""
+        if self.threads is None:
+            return super().run(steps, stop)
+        with blas_threads(self.threads):
+            return super().run(steps, stop)
