@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,15 +30,50 @@ def _controller() -> Any:
     return ThreadpoolController()
 
 
+class _Hold:
+    """The one limit that holds, and how many Python threads rely on it.
+
+    threadpoolctl alone would let the thread that leaves last restore what it found when it came,
+    which is the limit of the thread that left first.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._limiter: Any = None
+
+    def enter(self, count: int) -> None:
+        with self._lock:
+            if self._holders == 0:
+                self._limiter = _controller().limit(limits=count, user_api="blas")
+            self._holders += 1
+
+    def leave(self) -> None:
+        from threadpoolctl import OpenBLASController
+
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                # Whichever thread is the last may restore, not only the one that came first.
+                OpenBLASController.clear_controlling_thread(force=True)
+                self._limiter.restore_original_limits()
+
+
+_hold = _Hold()
+
+
 @contextlib.contextmanager
 def blas_threads(count: int) -> Iterator[None]:
-    """Hold the BLAS libraries to ``count`` threads.
+    """Hold the BLAS libraries to ``count`` threads; nothing stays behind.
 
-    Where the setting is one for the whole process, threadpoolctl gives it to one Python thread at a
-    time; what others ask for meanwhile is left out, and nothing stays behind.
+    The setting is one for the whole process: while several Python threads hold it, the number that
+    the first of them asked for counts.
     """
-    with _controller().limit(limits=count, user_api="blas"):
+    _hold.enter(count)
+    try:
         yield
+    finally:
+        _hold.leave()
 
 
 def default_threads(program: Program) -> int | None:
