@@ -15,10 +15,12 @@ HEAD = """# Operators
 
 Generated from the catalogue by `python docs/generate.py`; `help(nnkernels.ops.NAME)` says more.
 
-* **Signature**: see the docstring of `nnkernels.signature`. `...` stands for any leading dimensions.
-* **Bound**: `c` of `|got - ref| <= c eps scale + tiny`, which `nnkernels verify` checks; 0 means equal.
-* **numpy**: whether the backend `numpy` has a kernel of its own, composes the operator of others, or
-  falls back to the reference.
+* **Signature**: see the docstring of `nnkernels.signature`. `...` stands for any leading
+  dimensions.
+* **Bound**: `c` of `|got - ref| <= c eps scale + tiny`, which `nnkernels verify` checks; 0 means
+  equal.
+* **numpy**: whether the backend `numpy` has a kernel of its own, composes the operator of others,
+  or falls back to the reference.
 """
 
 
@@ -39,7 +41,7 @@ def _family(module: str, ops: list[Op[Any, Any]], coverage: dict[str, str]) -> s
 
 
 def _row(op: Op[Any, Any], served: str) -> str:
-    summary = (op.__doc__ or "").splitlines()[0].rstrip(".")
+    summary = (op.__doc__ or "").splitlines()[0].rstrip(".").replace("|", "\\|")
     signature = "<br>".join(f"`{s.strip()}`" for s in _signature(op).split("|"))
     params = ", ".join(f"`{_param(n, d)}`" for n, d in op.params.items())
     return f"| **{op.name}**<br>{summary} | {signature} | {params} | {op.error.c:g} | {served} |\n"
