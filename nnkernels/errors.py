@@ -78,6 +78,10 @@ class ResultError(NnkernelsError, ValueError):
     """A file of measured results cannot be read."""
 
 
+class VerificationError(NnkernelsError, AssertionError):
+    """A backend, an operator or a gradient failed its verification."""
+
+
 class DivergedError(NnkernelsError, ArithmeticError):
     """Training met a loss, or weights, that are NaN or infinite.
 

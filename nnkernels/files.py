@@ -66,7 +66,7 @@ def write_atomically(
         _check_target(target)
         _remove_stale(target)
         _write_and_rename(target, chunks)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as cause:
         needed = sum(chunk.nbytes for chunk in chunks)
         raise error(
@@ -140,7 +140,12 @@ def _write_all(descriptor: int, chunk: memoryview) -> None:
         chunk = chunk[os.write(descriptor, chunk) :]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make renames within ``folder`` durable.
+
+    Raises:
+        OSError: it is no folder, or cannot be opened.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

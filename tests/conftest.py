@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -48,3 +49,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     for name in set(sys.modules) - before:
         if name.startswith("nnk_"):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def mnist_folder() -> str:
+    """The folder of MNIST's IDX files; of the session, for tests may clear the variable."""
+    default = Path(__file__).parents[2] / "shared" / "datasets" / "mnist"
+    folder = Path(os.environ.get("NNKERNELS_MNIST") or default)
+    if not folder.is_dir():
+        pytest.skip("no MNIST files: set NNKERNELS_MNIST to a folder of them")
+    return str(folder)

@@ -390,15 +390,27 @@ def softplus_backward(
     return grad * logistic(beta * x)
 
 
-def _softmax_scale(outputs: tuple[Array, ...], x: Array) -> tuple[Array, ...]:
+def sum_growth(terms: int) -> float:
+    """Largest error of a sum, relative to the sum of the terms' sizes, in units of 4 eps.
+
+    It is (terms - 1) eps / 2 in whatever order they are added, and equal terms come close to it
+    where a kernel adds them one after the other (a column-major ``out``): their rounding errors all
+    have one sign. The 1 stands for what surrounds the sum.
+    """
+    return 1 + terms / 8
+
+
+def softmax_scale(y: Array, x: Array) -> Array:
+    """Size of the errors of ``y``, the softmax of ``x`` over the last axis."""
     # exp turns the rounding of x - max into a relative error of eps |x - max|.
     distance = np.minimum(x.max(-1, keepdims=True) - x, SATURATED)
-    return (outputs[0] * (1 + distance),)
+    scale: Array = y * (sum_growth(x.shape[-1]) + distance)
+    return scale
 
 
 @op(
     "(...,c+)->(...,c)",
-    error=Error(4, _softmax_scale),
+    error=Error(4, lambda outputs, x: (softmax_scale(outputs[0], x),)),
     cost=Cost(3),
     saves=("y",),
     special=((NAN, NAN),),
@@ -417,8 +429,8 @@ def softmax(x: Array, *, out: Array | None = None) -> Array:
 
 
 def _softmax_backward_scale(outputs: tuple[Array, ...], grad: Array, y: Array) -> tuple[Array, ...]:
-    product = np.abs(grad * y)
-    return (np.abs(y) * (np.abs(grad) + product.sum(-1, keepdims=True)),)
+    total = np.abs(grad * y).sum(-1, keepdims=True)
+    return (np.abs(y) * (np.abs(grad) + sum_growth(y.shape[-1]) * total),)
 
 
 @softmax.backward(
@@ -434,8 +446,8 @@ def softmax_backward(grad: Array, y: Array, *, out: Array | None = None) -> Arra
 
 @op(
     "(...,c+)->(...,c)",
-    # The logarithm of a sum near 1 carries the sum's rounding, an absolute eps.
-    error=Error(4, lambda outputs, x: (1 + np.abs(outputs[0]),)),
+    # The logarithm of a sum carries the sum's relative error as an absolute one.
+    error=Error(4, lambda outputs, x: (sum_growth(x.shape[-1]) + np.abs(outputs[0]),)),
     cost=Cost(3),
     saves=("y",),
     special=((NAN, NAN),),
@@ -456,7 +468,8 @@ def log_softmax(x: Array, *, out: Array | None = None) -> Array:
 def _log_softmax_backward_scale(
     outputs: tuple[Array, ...], grad: Array, y: Array
 ) -> tuple[Array, ...]:
-    return (np.abs(grad) + np.exp(y) * np.abs(grad).sum(-1, keepdims=True),)
+    total = np.abs(grad).sum(-1, keepdims=True)
+    return (np.abs(grad) + np.exp(y) * sum_growth(y.shape[-1]) * total,)
 
 
 @log_softmax.backward(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.catalog.activations import SATURATED, logistic
+from nnkernels.catalog.activations import logistic, softmax_scale, sum_growth
 from nnkernels.spec import Array, Cost, Error, op
 
 __all__ = [
@@ -353,11 +353,10 @@ def nll_loss_backward(
 def _softmax_cross_entropy_scale(
     outputs: tuple[Array, ...], logits: Array, target: Array, *, reduction: str
 ) -> tuple[Array, ...]:
-    # Where log_softmax's error is eps (1 + |y|), and softmax's eps y (1 + distance).
+    # The errors of log_softmax at the targets, and those of softmax.
     loss, probs = outputs
-    distance = np.minimum(logits.max(1, keepdims=True) - logits, SATURATED)
     weights = _reduced(_expected(np.ones_like(logits), target), len(logits), reduction)
-    return np.abs(loss) + weights, probs * (1 + distance)
+    return np.abs(loss) + sum_growth(logits.shape[1]) * weights, softmax_scale(probs, logits)
 
 
 @op(

@@ -29,6 +29,7 @@ import typer
 from nnkernels.errors import (
     BackendUnavailableError,
     DivergedError,
+    InputError,
     NnkernelsError,
     TrainingInterrupted,
 )
@@ -135,6 +136,24 @@ def _flushed() -> int:
     except OSError as error:
         return _report(error)
     return 0
+
+
+def check_target(option: str, path: Path | None, suffixes: Sequence[str] = ()) -> None:
+    """Refuse, before the work, a file that cannot be written or whose name ends otherwise.
+
+    Raises:
+        InputError: naming ``option``.
+    """
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{option} {str(path)!r}: the folder does not exist; create it first")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{option} {str(path)!r} is not a regular file; choose another name")
+    if suffixes and path.suffix.lower() not in suffixes:
+        *others, last = suffixes
+        listed = f"{', '.join(others)} or {last}"
+        raise InputError(f"{option} {str(path)!r}: the name must end in {listed}")
 
 
 def exit_code(error: BaseException) -> int:

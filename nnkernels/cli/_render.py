@@ -33,9 +33,13 @@ def table(*columns: tuple[str, str, int | None], header: bool = True) -> Table:
 
 
 class Bar:
-    """A progress bar on standard error; silent when that is no terminal."""
+    """A progress bar on standard error; silent when that is no terminal.
 
-    def __init__(self, total: int) -> None:
+    Args:
+        total: the whole work; None while nobody knows.
+    """
+
+    def __init__(self, total: int | None = None) -> None:
         console = stderr()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -55,9 +59,9 @@ class Bar:
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
 
-    def show(self, description: str, done: int) -> None:
-        """Say what is being done, and how much is."""
-        self._progress.update(self._task, description=description, completed=done)
+    def show(self, description: str, done: float, total: float | None = None) -> None:
+        """Say what is being done, and how much is, of ``total`` if that is new."""
+        self._progress.update(self._task, description=description, completed=done, total=total)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -67,6 +71,13 @@ class Bar:
             yield
         finally:
             self._progress.start()
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
 def duration(seconds: float) -> str:

@@ -25,9 +25,9 @@ def command(
     """
     facts = gather()
     if json:
-        import msgspec
+        from nnkernels.cli._render import json_text
 
-        typer.echo(msgspec.json.format(msgspec.json.encode(facts), indent=2))
+        typer.echo(json_text(facts))
         return
     for line in _lines(facts):
         typer.echo(line)

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nnkernels.cli._app import check_target
+
 if TYPE_CHECKING:
     from nnkernels.nn import MLP, Trainer
     from nnkernels.spec import Array
+
+TABLES = (".csv", ".npy")
+"""Ends of the names of files that are tables."""
 
 
 def command(
@@ -45,7 +50,7 @@ def command(
     from nnkernels import get_backend
     from nnkernels.nn import Trainer, load_model
 
-    _check_output(output)
+    check_target("-o", output, TABLES)
     chosen = get_backend(backend)
     network = load_model(model)
     rows = _rows(data, network)
@@ -67,27 +72,14 @@ class Rows:
 
 
 def _rows(source: str, model: MLP) -> Rows:
-    from nnkernels.data import load, names
+    from nnkernels.data import load, names, read_table
 
-    if Path(source).suffix.lower() in (".csv", ".npy") and source not in names():
-        return _split(source, _table(source, model.dtype), model)
+    if Path(source).suffix.lower() in TABLES and source not in names():
+        return _split(source, read_table(source, dtype=model.dtype), model)
     data = load(source, dtype=model.dtype)
     if len(data.x_test):
         return Rows(data.x_test, data.y_test)
     return Rows(data.x_train, data.y_train)
-
-
-def _table(path: str, dtype: str) -> Array:
-    """All columns of a file, in the order of its rows."""
-    import numpy as np
-
-    from nnkernels.data import draws, load
-
-    data = load(path, dtype=dtype, task="regression", test_fraction=0)
-    drawn = np.concatenate([data.x_train, data.y_train], axis=1)
-    table = np.empty_like(drawn)
-    table[draws.permutation(0, 0, len(drawn))] = drawn  # load() splits, so it draws the rows
-    return table
 
 
 def _split(path: str, table: Array, model: MLP) -> Rows:
@@ -109,9 +101,8 @@ def _targets(path: str, column: Array, model: MLP) -> Array:
     import numpy as np
 
     from nnkernels.errors import LabelError
-    from nnkernels.nn.trainer import CLASSIFIERS
 
-    if model.loss.name not in CLASSIFIERS:
+    if not model.loss.classifies:
         return column[:, None]
     wrong = np.flatnonzero((column < 0) | (column != np.floor(column)) | (column > 1 << 24))
     if len(wrong):
@@ -120,15 +111,6 @@ def _targets(path: str, column: Array, model: MLP) -> Array:
             "(from 0); labels are whole numbers from 0"
         )
     return column.astype(np.int64)
-
-
-def _check_output(path: Path | None) -> None:
-    from nnkernels.cli.train import check_target
-    from nnkernels.errors import InputError
-
-    check_target("-o", path)
-    if path is not None and path.suffix.lower() not in (".csv", ".npy"):
-        raise InputError(f"-o {str(path)!r}: the name must end in .csv or .npy")
 
 
 def _encode(result: Array, output: Path | None, *, proba: bool) -> bytes:

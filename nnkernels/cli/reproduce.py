@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from nnkernels.cli._render import Bar
     from nnkernels.reproduce import Figure, Section
 
 
@@ -46,53 +44,21 @@ def command(
       nnkernels reproduce --mnist ~/data/mnist --full --dtype float64
     """
     from nnkernels import get_backend
-    from nnkernels.cli._render import stdout
+    from nnkernels.cli._render import Bar, stdout
     from nnkernels.reproduce import reproduce
 
     chosen, console, done = get_backend(backend), stdout(), []
     dtypes = ("float64", "float32") if dtype == "both" else (dtype,)
-    with _Bars() as bars:
-        folder = None if mnist is None else str(mnist)
-        for section in reproduce(
-            chosen, mnist=folder, full=full, dtypes=dtypes, progress=bars.show
-        ):
-            bars.close()
-            _print(console, section)
+    with Bar() as bar:
+
+        def show(epochs: float, total: float, text: str) -> None:
+            bar.show(text, epochs, total)
+
+        for section in reproduce(chosen, mnist=mnist, full=full, dtypes=dtypes, progress=show):
+            with bar.paused():
+                _print(console, section)
             done.append(section)
     _conclude(console, chosen.name, done)
-
-
-class _Bars:
-    """A progress bar for every long section, made when its length is known."""
-
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def show(self, done: float, total: float, text: str) -> None:
-        """Say how much is done."""
-        from nnkernels.cli._render import Bar
-
-        if self._bar is None:
-            self._bar = Bar(int(total))
-            self._bar.__enter__()
-        self._bar.show(text, int(done))
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.__exit__()
-            self._bar = None
 
 
 def _print(console: Console, section: Section) -> None:

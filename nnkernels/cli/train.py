@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from nnkernels.cli._app import check_target
+
 if TYPE_CHECKING:
     from nnkernels.data import Dataset
     from nnkernels.nn import MLP, Callback, Trainer
@@ -57,7 +59,9 @@ ClipNormOption = Annotated[
 EpochsOption = Annotated[int, typer.Option(min=1, max=10**7, help="Epochs in all.")]
 BatchOption = Annotated[
     int | None,
-    typer.Option(min=0, max=10**9, help="Rows of a step; 0 takes all. Default: 32."),
+    typer.Option(
+        min=0, max=10**9, help="Rows of a step; 0 takes all. Default: 32, or all if fewer."
+    ),
 ]
 PatienceOption = Annotated[
     int | None,
@@ -139,7 +143,7 @@ def command(
     trainer, data = (
         _resumed(resume, wanted, dataset, backend) if resume else _new(wanted, dataset, backend)
     )
-    _fit(trainer, data, epochs, _batch(trainer, data, wanted), _stopping(data, patience), save)
+    _fit(trainer, data, epochs, _batch(trainer, wanted), _stopping(data, patience), save)
     if plot is not None:
         _write_plot(trainer, plot)
     if json:
@@ -178,26 +182,12 @@ def layer_sizes(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
-def check_target(option: str, path: Path | None) -> None:
-    """Refuse a file that cannot be written, before the work."""
-    from nnkernels.errors import InputError
-
-    if path is None:
-        return
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{option} {str(path)!r}: the folder does not exist; create it first")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{option} {str(path)!r} is not a regular file; choose another name")
-
-
 def _check_plot(path: Path | None) -> None:
-    from nnkernels.errors import InputError, missing_extra
+    from nnkernels.errors import missing_extra
 
-    check_target("--plot", path)
+    check_target("--plot", path, (".png", ".svg", ".pdf"))
     if path is None:
         return
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"--plot {str(path)!r}: the name must end in .png, .svg or .pdf")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -330,13 +320,11 @@ def _text(value: Any) -> str:
 # --- training ----------------------------------------------------------------------------------
 
 
-def _batch(trainer: Trainer, data: Dataset, wanted: Wanted) -> int | None:
-    """Rows of a step: as given, as saved, or 32; None for all."""
+def _batch(trainer: Trainer, wanted: Wanted) -> int | Literal["auto"] | None:
+    """Rows of a step: as given, as saved, or the trainer's default; None for all."""
     if wanted.batch is not None:
         return wanted.batch or None
-    if trainer.settings is not None:
-        return trainer.settings.batch_size
-    return min(32, len(data.x_train))
+    return "auto" if trainer.settings is None else trainer.settings.batch_size
 
 
 def _stopping(data: Dataset, patience: int | None) -> list[Callback]:
@@ -351,7 +339,7 @@ def _fit(
     trainer: Trainer,
     data: Dataset,
     epochs: int,
-    batch: int | None,
+    batch: int | Literal["auto"] | None,
     callbacks: Sequence[Callback],
     save: Path | None,
 ) -> None:
@@ -469,7 +457,7 @@ def _print(trainer: Trainer, data: Dataset) -> None:
 
 
 def _json(trainer: Trainer, data: Dataset, save: Path | None) -> str:
-    import msgspec
+    from nnkernels.cli._render import json_text
 
     report = {
         "dataset": data.name,
@@ -479,4 +467,4 @@ def _json(trainer: Trainer, data: Dataset, save: Path | None) -> str:
         "saved": None if save is None else str(save),
         "history": trainer.history.epochs,
     }
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+    return json_text(report)

@@ -60,12 +60,3 @@ def locked(folder: Path, timeout_s: float) -> Iterator[None]:
         raise DatasetError(
             f"another process has been filling {str(folder)!r} for {timeout_s:g} s; try again later"
         ) from cause
-
-
-def sync(folder: Path) -> None:
-    """Make renames within ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from nnkernels.data import cache
 from nnkernels.errors import DatasetError
+from nnkernels.files import sync_folder
 
 _CHUNK = 2**16
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -108,7 +108,7 @@ def _try_once(remote: Remote, url: str, folder: Path, deadline: _Deadline) -> No
     )
     with _quiet(pooch.get_logger()):
         store.fetch(remote.name, downloader=functools.partial(_download, remote, deadline))
-    cache.sync(folder)
+    sync_folder(folder)
 
 
 def _download(remote: Remote, deadline: _Deadline, url: str, part: str, _store: object) -> None:

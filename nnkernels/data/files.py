@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import array
 import csv
+import itertools
 import math
 import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -50,17 +51,19 @@ def loader_for(path: Path) -> Callable[..., Dataset]:
     if path.is_dir():
         return idx.load_folder
     loaders: dict[str, Callable[..., Dataset]] = {
-        ".csv": load_csv,
-        ".npy": load_npy,
+        **dict.fromkeys(_READERS, load_table),
         ".npz": load_npz,
     }
     loader = loaders.get(path.suffix.lower())
     if loader is None or not path.is_file():
         raise DatasetError(
-            f"load: {str(path)!r} is not a folder of IDX files nor a file named "
-            + ", ".join(f"*{suffix}" for suffix in loaders)
+            f"load: {str(path)!r} is not a folder of IDX files nor a file named {_named(loaders)}"
         )
     return loader
+
+
+def _named(suffixes: Iterable[str]) -> str:
+    return ", ".join(f"*{suffix}" for suffix in suffixes)
 
 
 def load_npz(
@@ -101,30 +104,14 @@ def load_npz(
     )
 
 
-def load_npy(
-    *,
-    path: Path,
-    dtype: FloatType,
-    seed: int,
-    target: int = -1,
-    task: Task = "auto",
-    test_fraction: float = 0.2,
-) -> Dataset:
-    """One table ``[rows, columns]`` in an .npy file; column ``target`` holds the targets.
+class Table(NamedTuple):
+    """Rows and columns of numbers, and the columns' titles; none where the file has no header."""
 
-    Raises:
-        InputError: an option is wrong.
-        DatasetError: the file cannot be used.
-    """
-    try:
-        with path.open("rb") as file:
-            table = _read_array(file, path.stat().st_size, str(path))
-    except _DAMAGE as cause:
-        raise _damaged(path, cause) from cause
-    return _from_table(path.name, table, [], target, dtype, seed, task, test_fraction, ".npy file")
+    values: NDArray[Any]
+    header: list[str]
 
 
-def load_csv(
+def load_table(
     *,
     path: Path,
     dtype: FloatType,
@@ -133,56 +120,77 @@ def load_csv(
     task: Task = "auto",
     test_fraction: float = 0.2,
 ) -> Dataset:
-    """A comma-separated table of numbers in UTF-8; column ``target`` holds the targets.
-
-    The first line is a header when none of its cells is a number. Blank lines are skipped.
+    """One table in a .csv or .npy file; column ``target`` holds the targets.
 
     Raises:
         InputError: an option is wrong.
-        DatasetError: the file cannot be used: a cell that is empty, no number, NaN or infinite, or
-            a line of another length, is named with line and column.
+        DatasetError: the file cannot be used, see :func:`read_table`.
     """
-    if path.stat().st_size > LIMIT:
-        raise DatasetError(f"{str(path)!r} is larger than {LIMIT} bytes")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header, table = _parse_csv(csv.reader(file, strict=True), path.name)
-    except (OSError, UnicodeError, csv.Error) as cause:
-        raise DatasetError(f"cannot read {str(path)!r} as a CSV file: {cause}") from cause
-    return _from_table(
-        path.name, table, header, target, dtype, seed, task, test_fraction, ".csv file"
-    )
-
-
-def _from_table(
-    name: str,
-    table: NDArray[Any],
-    header: list[str],
-    target: int | str,
-    dtype: FloatType,
-    seed: int,
-    task: Task,
-    test_fraction: float,
-    source: str,
-) -> Dataset:
-    if table.ndim != 2 or table.shape[1] < 2:
+    table = read_table(path)
+    if table.values.shape[1] < 2:
         raise DatasetError(
-            f"{name}: a table of at least two columns is needed, got shape {table.shape}"
+            f"{path.name}: a table of at least two columns is needed, got shape "
+            f"{table.values.shape}"
         )
-    column = _target_column(name, target, table.shape[1], header)
+    column = _target_column(path.name, target, table)
     return from_xy(
-        name,
-        np.delete(table, column, axis=1),
-        table[:, column],
+        path.name,
+        np.delete(table.values, column, axis=1),
+        table.values[:, column],
         dtype=dtype,
         seed=seed,
         task=task,
         test_fraction=test_fraction,
-        source=source,
+        source=f"{path.suffix.lower()} file",
     )
 
 
-def _target_column(name: str, target: int | str, width: int, header: list[str]) -> int:
+def read_table(path: Path) -> Table:
+    """The table in a .csv or .npy file, as it stands there.
+
+    A .csv file is a comma-separated table of numbers in UTF-8, with a header if no cell of its
+    first line is a number; blank lines are skipped. A .npy file holds one array [rows, columns].
+
+    Raises:
+        DatasetError: the file cannot be used: another suffix or rank, damage; in a .csv file a cell
+            that is empty, no number, NaN or infinite, or a line of another length, is named with
+            line and column.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None or not path.is_file():
+        raise DatasetError(f"{str(path)!r} is not a file named {_named(_READERS)}")
+    return reader(path)
+
+
+def _read_npy(path: Path) -> Table:
+    try:
+        with path.open("rb") as file:
+            values = _read_array(file, path.stat().st_size, str(path))
+    except _DAMAGE as cause:
+        raise _damaged(path, cause) from cause
+    if values.ndim != 2:
+        raise DatasetError(
+            f"{path.name}: a table of rows and columns is needed, got shape {values.shape}"
+        )
+    return Table(values, [])
+
+
+def _read_csv(path: Path) -> Table:
+    if path.stat().st_size > LIMIT:
+        raise DatasetError(f"{str(path)!r} is larger than {LIMIT} bytes")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return _parse_csv(csv.reader(file, strict=True), path.name)
+    except (OSError, UnicodeError, csv.Error) as cause:
+        raise DatasetError(f"cannot read {str(path)!r} as a CSV file: {cause}") from cause
+
+
+_READERS: dict[str, Callable[[Path], Table]] = {".csv": _read_csv, ".npy": _read_npy}
+
+
+def _target_column(name: str, target: int | str, table: Table) -> int:
+    width: int = table.values.shape[1]
+    header = table.header
     if isinstance(target, str):
         if header.count(target) != 1:
             hint = suggestion(target, header) if header else " The file has no header."
@@ -243,8 +251,8 @@ def _read_array(file: IO[bytes], available: int, label: str) -> NDArray[Any]:
     return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _parse_csv(rows: Any, name: str) -> tuple[list[str], NDArray[np.float64]]:
-    """Header (empty where there is none) and the numbers, from a ``csv.reader``."""
+def _parse_csv(rows: Any, name: str) -> Table:
+    """The table that a ``csv.reader`` gives."""
     filled = (row for row in rows if row)
     first = next(filled, None)
     if first is None:
@@ -252,7 +260,7 @@ def _parse_csv(rows: Any, name: str) -> tuple[list[str], NDArray[np.float64]]:
     header = [] if any(map(_is_number, first)) else [cell.strip() for cell in first]
     width = len(first)
     values = array.array("d")
-    for row in _chain_first(first, filled, skip=bool(header)):
+    for row in filled if header else itertools.chain([first], filled):
         if len(row) != width:
             raise DatasetError(
                 f"{name}: line {rows.line_num} has {len(row)} columns, the first line has {width}"
@@ -264,13 +272,7 @@ def _parse_csv(rows: Any, name: str) -> tuple[list[str], NDArray[np.float64]]:
         if not all(map(math.isfinite, numbers)):
             raise _bad_cell(name, rows.line_num, row, header)
         values.extend(numbers)
-    return header, np.asarray(values).reshape(-1, width)
-
-
-def _chain_first(first: list[str], rest: Iterator[list[str]], *, skip: bool) -> Iterator[list[str]]:
-    if not skip:
-        yield first
-    yield from rest
+    return Table(np.asarray(values).reshape(-1, width), header)
 
 
 def _is_number(cell: str) -> bool:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nnkernels.data import files, sources
+from nnkernels.data import files, sources, tables
 from nnkernels.data.dataset import Dataset, FloatType, check_count
 from nnkernels.errors import DatasetError, DTypeError, InputError, suggestion, unknown
+from nnkernels.files import as_path
 
 Loader = Callable[..., Dataset]
 _COMMON = ("path", "dtype", "seed")  # given to every loader that has such a parameter
@@ -78,8 +80,30 @@ def load(
     given = {option: value for option, value in options.items() if value is not None}
     parameters = inspect.signature(loader).parameters
     _check_options(label, given, [name for name in parameters if name not in _COMMON])
-    common = {"path": Path(label), "dtype": _float_type(dtype), "seed": int(seed)}
+    common = {"path": Path(label), "dtype": _float_type("load", dtype), "seed": int(seed)}
     return loader(**given, **{name: common[name] for name in _COMMON if name in parameters})
+
+
+def read_table(
+    path: str | os.PathLike[str], *, dtype: str | np.dtype[Any] | FloatType = "float32"
+) -> NDArray[Any]:
+    """All rows and columns of a .csv or .npy file, in their order.
+
+    Args:
+        path: the file, as :func:`load` takes it; a header is left out.
+        dtype: of the result, ``"float32"`` or ``"float64"``.
+
+    Returns:
+        An array [rows, columns], C-contiguous, all finite.
+
+    Raises:
+        DTypeError, InputError: ``path`` is no path, or ``dtype`` is another one.
+        DatasetError: the file cannot be used.
+    """
+    file, kind = as_path("read_table", path), _float_type("read_table", dtype)
+    if not _exists(str(file)):
+        raise DatasetError(f"read_table: there is no file or folder {str(file)!r}")
+    return tables.numbers(file.name, "the table", files.read_table(file).values, kind)
 
 
 def _check_options(label: str, given: Iterable[str], own: list[str]) -> None:
@@ -113,8 +137,8 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _float_type(dtype: object) -> FloatType:
+def _float_type(function: str, dtype: object) -> FloatType:
     try:
         return _FLOATS[np.dtype(dtype)]  # type: ignore[call-overload]
     except (TypeError, ValueError, KeyError):
-        raise DTypeError(f"load: dtype must be float32 or float64, got {dtype!r}") from None
+        raise DTypeError(f"{function}: dtype must be float32 or float64, got {dtype!r}") from None

@@ -64,8 +64,8 @@ def from_parts(
         raise InputError(f"load({name!r}): task must be one of {', '.join(_TASKS)}, got {task!r}")
     for part in ("train", "test"):
         _check_pair(name, f"x_{part}", parts[f"x_{part}"], f"y_{part}", parts[f"y_{part}"])
-    x_train = _numbers(name, "x_train", _rows(parts["x_train"]), dtype)
-    x_test = _numbers(name, "x_test", _rows(parts["x_test"]), dtype)
+    x_train = numbers(name, "x_train", _rows(parts["x_train"]), dtype)
+    x_test = numbers(name, "x_test", _rows(parts["x_test"]), dtype)
     if x_train.shape[1] != x_test.shape[1] or not x_train.size:
         raise DatasetError(
             f"{name}: x_train {x_train.shape} and x_test {x_test.shape} must have the same number "
@@ -77,7 +77,7 @@ def from_parts(
         raise _no_labels(name, ys)
     classes = int(max(y.max() for y in ys.values() if y.size)) + 1 if labels else None
     targets = {
-        field: y.astype(np.int64) if labels else _numbers(name, field, _rows(y), dtype)
+        field: y.astype(np.int64) if labels else numbers(name, field, _rows(y), dtype)
         for field, y in ys.items()
     }
     if targets["y_train"].shape[1:] != targets["y_test"].shape[1:]:
@@ -108,18 +108,22 @@ def _rows(array: NDArray[Any]) -> NDArray[Any]:
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
-def _numbers(name: str, field: str, table: NDArray[Any], dtype: FloatType) -> NDArray[Any]:
-    """``table`` in ``dtype``, C-contiguous and finite."""
+def numbers(name: str, field: str, table: NDArray[Any], dtype: FloatType) -> NDArray[Any]:
+    """``table`` [rows, columns] in ``dtype``, C-contiguous and finite.
+
+    Raises:
+        DatasetError: a number is not finite, or not in ``dtype``; it is named with row and column.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
-        numbers = np.ascontiguousarray(table, dtype=dtype)
-    finite = np.isfinite(numbers)
+        cast = np.ascontiguousarray(table, dtype=dtype)
+    finite = np.isfinite(cast)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         raise DatasetError(
             f"{name}: {field} holds {table[row, column]} in row {row}, column {column} (from 0), "
             f"not a finite {np.dtype(dtype)}; remove or replace such rows"
         )
-    return numbers
+    return cast
 
 
 def _one_column(y: NDArray[Any]) -> NDArray[Any]:

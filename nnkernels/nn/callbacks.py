@@ -120,7 +120,7 @@ class ProgressBar(Callback):
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
-        self._text = ""
+        self._first = 0
 
     def train_begin(self, trainer: Trainer, epochs: int) -> None:
         """Show the bar."""

@@ -7,7 +7,6 @@ file's metadata. Nothing is pickled, and a file is checked as a whole before any
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import numpy as np
 from nnkernels.backend import Backend
 from nnkernels.dispatch import get_backend
 from nnkernels.errors import CheckpointError, InputError
+from nnkernels.nn.epochs import FitSettings
 from nnkernels.nn.history import Epoch
 from nnkernels.nn.model import MLP, Architecture, Model
 from nnkernels.nn.optimizers import AnyOptimizer
@@ -26,18 +26,10 @@ from nnkernels.nn.tensorfile import load_tensors, save_tensors
 from nnkernels.spec import Array
 
 if TYPE_CHECKING:
-    from nnkernels.nn.trainer import FitSettings, Trainer
+    from nnkernels.nn.trainer import Trainer
 
 RECORDED = "recorded/"
 CUSTOM = "custom"
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """See :class:`nnkernels.nn.trainer.FitSettings`."""
-
-    rows: int
-    batch_size: int
-    shuffle: bool
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,7 +40,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schedule: AnySchedule | str | None
     clip_norm: float | None
     clip_value: float | None
-    settings: Settings | None
+    settings: FitSettings | None
     backend: str
     stop_reason: str
     epochs: list[Epoch]
@@ -108,6 +100,14 @@ def load_trainer(
             clip_norm=training.clip_norm,
             clip_value=training.clip_value,
         )
+    _restore(path, trainer, tensors, training)
+    return trainer
+
+
+def _restore(
+    path: str | Path, trainer: Trainer, tensors: Mapping[str, Array], training: Training
+) -> None:
+    """Bring a new trainer to where the checkpoint stands."""
     recorded = {n: a for n, a in tensors.items() if n.startswith(RECORDED)}
     kept = {n: a for n, a in tensors.items() if n not in recorded}
     wanted = {n: trainer.state.view(n) for n in _kept_names(trainer)}
@@ -119,15 +119,8 @@ def load_trainer(
     trainer.history.epochs = list(training.epochs)
     trainer.history.stop_reason = training.stop_reason
     trainer.history.recorded = {n[len(RECORDED) :]: list(a) for n, a in recorded.items()}
-    trainer.settings = _fit_settings(training.settings)
-    trainer.set_weights({})
-    return trainer
-
-
-def _fit_settings(settings: Settings | None) -> FitSettings | None:
-    from nnkernels.nn.trainer import FitSettings
-
-    return FitSettings(*msgspec.structs.astuple(settings)) if settings else None
+    trainer.settings = training.settings
+    trainer.set_weights({})  # the model's arrays follow the State's
 
 
 def _kept_names(trainer: Trainer) -> list[str]:
@@ -139,14 +132,13 @@ def _kept_names(trainer: Trainer) -> list[str]:
 def _training(trainer: Trainer) -> Training:
     schedule = trainer.schedule
     plain = schedule is None or isinstance(schedule, (str, Schedule))
-    settings = trainer.settings
     return Training(
         optimizer=trainer.optimizer,  # type: ignore[arg-type]  # every Optimizer is in the union
         metrics=list(trainer.metrics),
         schedule=schedule if plain else CUSTOM,  # type: ignore[arg-type]
         clip_norm=trainer.clip_norm,
         clip_value=trainer.clip_value,
-        settings=Settings(*dataclasses.astuple(settings)) if settings else None,
+        settings=trainer.settings,
         backend=trainer.backend.name,
         stop_reason=trainer.history.stop_reason,
         epochs=trainer.history.epochs,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from nnkernels.backend import Backend
@@ -15,19 +16,25 @@ from nnkernels.nn.arrays import Samples
 from nnkernels.nn.lowering import Step, train_program
 from nnkernels.nn.model import Model
 from nnkernels.program import Interpreter, State
+from nnkernels.program.format import SCALARS
 from nnkernels.spec import Array
 
 CHUNK_SECONDS = 0.2
-PER_EPOCH = (
-    "row",
-    "epoch_step",
-    "diverged",
-    "loss_sum",
-    "metric0",
-    "metric1",
-    "metric2",
-    "metric3",
-)
+PER_EPOCH = ("row", "epoch_step", "diverged", *(n for n in SCALARS if n != "learning_rate"))
+"""Scalars and counters of the State that begin every epoch at 0."""
+
+
+class FitSettings(msgspec.Struct, frozen=True):
+    """How the epochs of one ``fit`` run; kept so that a resumed epoch can be checked against it."""
+
+    rows: int
+    batch_size: int
+    shuffle: bool
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch, with the last short one."""
+        return -(-self.rows // self.batch_size)
 
 
 class Epochs:
@@ -37,8 +44,8 @@ class Epochs:
         backend, model, state: who trains what.
         samples: the training data, held on the backend's device.
         step: what a step consists of; its ``gather`` and ``schedule`` are filled in here.
-        batch: rows of a full batch.
-        shuffle: a new order every epoch, from the model's seed and the epoch's number.
+        settings: the rows of a full batch, at most all; and whether every epoch has a new order,
+            from the model's seed and the epoch's number.
     """
 
     def __init__(
@@ -48,18 +55,16 @@ class Epochs:
         state: State,
         samples: Samples,
         step: Step,
-        batch: int,
-        shuffle: bool,
+        settings: FitSettings,
     ) -> None:
-        self.backend, self.model, self.state, self.shuffle = backend, model, state, shuffle
-        self.full, rest = divmod(len(samples), batch)
-        self.rows = len(samples)
-        self.steps = self.full + (1 if rest else 0)
-        step = replace(step, gather=self.rows if shuffle else None, schedule=self.steps)
-        sizes = [rows for rows in (batch if self.full else 0, rest) if rows]
+        self.backend, self.model, self.state = backend, model, state
+        self.rows, self.steps, self.shuffle = settings.rows, settings.steps, settings.shuffle
+        self.full, self._rest = divmod(settings.rows, settings.batch_size)
+        self._batch = settings.batch_size
+        step = replace(step, gather=self.rows if self.shuffle else None, schedule=self.steps)
+        sizes = [rows for rows in (self._batch, self._rest) if rows]
         self.programs = {rows: train_program(model, rows, step) for rows in sizes}
         self._executables = {r: backend.bind(p, state) for r, p in self.programs.items()}
-        self._batch, self._rest = batch, rest
         self._data = {"x": backend.asarray(samples.x), "y": backend.asarray(samples.y)}
         self._fed: dict[str, Any] = {}
 
@@ -67,6 +72,11 @@ class Epochs:
     def done(self) -> int:
         """Steps of the current epoch that are done."""
         return int(self.state.number("epoch_step"))
+
+    @property
+    def _next(self) -> int:
+        """Rows of the next step."""
+        return self._batch if self.done < self.full else self._rest
 
     @property
     def diverged(self) -> bool:
@@ -87,11 +97,10 @@ class Epochs:
         """Run the rest of the epoch; False if it was stopped or diverged before its end."""
         chunk, reported = 1, time.perf_counter()
         while self.done < self.steps:
-            rows = self._batch if self.done < self.full else self._rest
-            limit = self.full if rows == self._batch and self.full else self.steps
+            limit = self.full if self.done < self.full else self.steps
             count = min(chunk, limit - self.done)
             started = time.perf_counter()
-            if self._executables[rows].run(count, stop) < count:
+            if self._executables[self._next].run(count, stop) < count:
                 return False
             now = time.perf_counter()
             chunk = _next_chunk(chunk, now - started)
@@ -106,9 +115,7 @@ class Epochs:
 
     def first_bad(self) -> str:
         """Name of the first tensor of the current step that is not finite."""
-        rows = self._batch if self.done < self.full else self._rest
-        program = self.programs.get(rows) or next(iter(self.programs.values()))
-        interpreter = Interpreter(self.backend, program, self.state)
+        interpreter = Interpreter(self.backend, self.programs[self._next], self.state)
         interpreter.feed(**self._fed)
         return interpreter.first_bad() or "a parameter after the update"
 
@@ -117,8 +124,7 @@ class Epochs:
         self.state.restore(start)
         while self.done < self.steps:
             before = self.state.snapshot()
-            rows = self._batch if self.done < self.full else self._rest
-            if self._executables[rows].run(1) < 1 or not finite(self.state):
+            if self._executables[self._next].run(1) < 1 or not finite(self.state):
                 self.state.restore(before)
                 return
 

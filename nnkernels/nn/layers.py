@@ -1,6 +1,6 @@
 """Layers: what an MLP is declared with.
 
-A layer is plain data. ``arrays`` says which parameters and statistics it owns, ``build`` appends
+A layer is plain data. ``parameters`` and ``statistics`` give the arrays it owns, ``build`` appends
 its instructions to a Program.
 """
 

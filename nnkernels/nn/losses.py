@@ -10,6 +10,14 @@ from nnkernels import signature as sig
 from nnkernels.errors import unknown
 from nnkernels.spec import OPERATORS, Op, get_op
 
+CLASSIFIERS = (
+    "softmax_cross_entropy",
+    "categorical_cross_entropy",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+)
+"""Losses whose models give the probabilities of classes, at most after their link."""
+
 LINKS = {"softmax_cross_entropy": "softmax", "binary_cross_entropy_with_logits": "sigmoid"}
 """Operator that turns a model's raw outputs into probabilities, where the loss takes logits."""
 
@@ -38,6 +46,11 @@ class Loss(msgspec.Struct, frozen=True):
         """Where the values of targets that are rows of numbers must lie."""
         targets = [s.inputs[1] for s in self.op.signatures(self.op.params)]
         return next((t.interval for t in targets if t.kind == "float"), None)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether a model trained with it tells classes."""
+        return self.name in CLASSIFIERS
 
     @property
     def link(self) -> str | None:

@@ -91,31 +91,15 @@ class Adam(Optimizer, frozen=True, tag="adam"):
     weight_decay: float = 0.0
 
     def operator(self) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-        """``adam`` with two moments."""
-        return "adam", ("moment1", "moment2"), _adam_params(self)
+        """``adam``, or ``adamw``, with two moments."""
+        params = {name: getattr(self, name) for name in ("beta1", "beta2", "eps", "weight_decay")}
+        return str(self.__struct_config__.tag), ("moment1", "moment2"), params
 
 
-class AdamW(Optimizer, frozen=True, tag="adamw"):
+class AdamW(Adam, frozen=True, tag="adamw"):
     """Adam with decoupled weight decay (``torch.optim.AdamW``)."""
 
-    learning_rate: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
     weight_decay: float = 0.01
-
-    def operator(self) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-        """``adamw`` with two moments."""
-        return "adamw", ("moment1", "moment2"), _adam_params(self)
-
-
-def _adam_params(optimizer: Adam | AdamW) -> dict[str, Any]:
-    return {
-        "beta1": optimizer.beta1,
-        "beta2": optimizer.beta2,
-        "eps": optimizer.eps,
-        "weight_decay": optimizer.weight_decay,
-    }
 
 
 AnyOptimizer = SGD | RMSprop | Adam | AdamW

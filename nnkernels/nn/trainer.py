@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from nnkernels.errors import DivergedError, InputError, TrainingInterrupted, unk
 from nnkernels.nn.arrays import Samples, check_features, check_samples
 from nnkernels.nn.callbacks import Callback, ProgressBar
 from nnkernels.nn.checks import check_arrays, check_number, check_whole
-from nnkernels.nn.epochs import PER_EPOCH, Epochs, finite, reset
+from nnkernels.nn.epochs import PER_EPOCH, Epochs, FitSettings, finite, reset
 from nnkernels.nn.history import Epoch, History
 from nnkernels.nn.interrupts import Pending, deferred
 from nnkernels.nn.lowering import (
@@ -35,21 +35,8 @@ from nnkernels.program import State
 from nnkernels.spec import Array
 
 INFERENCE_ROWS = 1024
-CLASSIFIERS = (
-    "softmax_cross_entropy",
-    "categorical_cross_entropy",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class FitSettings:
-    """How the current epoch runs; kept so that a resumed epoch can be checked against it."""
-
-    rows: int
-    batch_size: int
-    shuffle: bool
+BATCH_ROWS = 32
+"""Rows of a step where nobody says how many, and there are as many."""
 
 
 class Trainer:
@@ -95,7 +82,7 @@ class Trainer:
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.history = History(self.backend.name)
         self.settings: FitSettings | None = None
-        self.state = self._new_state(1)
+        self.state = self._first_state()
         as_schedule(schedule, 1)
 
     # --- state -----------------------------------------------------------------------------
@@ -109,21 +96,28 @@ class Trainer:
             clip_norm=self.clip_norm,
         )
 
-    def _new_state(self, steps: int) -> State:
-        """A State for epochs of ``steps`` steps, with the present one's content or the model's."""
+    def _empty_state(self, steps: int) -> State:
+        """A State of zeros for epochs of ``steps`` steps."""
         labels = self.model.loss.takes_labels
         program = train_program(self.model, 1, replace(self._step(labels=labels), schedule=steps))
-        state = State(program.layout, self.backend.device)
-        before = getattr(self, "state", None)
-        if before is None:
-            for name, array in {**self.model.parameters, **self.model.statistics}.items():
-                state.set(name, array)
-            state.set("seed", self.model.seed)
-        else:
-            for name, buffer in before.buffers.items():
-                if name != "schedule":
-                    state.buffers[name][...] = buffer
+        return State(program.layout, self.backend.device)
+
+    def _first_state(self) -> State:
+        state = self._empty_state(1)
+        for name, array in {**self.model.parameters, **self.model.statistics}.items():
+            state.set(name, array)
+        state.set("seed", self.model.seed)
         return state
+
+    def _make_room(self, steps: int) -> None:
+        """Let the State hold the learning rates of ``steps`` steps."""
+        if self.state.layout.buffers["schedule"][1] == steps:
+            return
+        state = self._empty_state(steps)
+        for name, buffer in self.state.buffers.items():
+            if name != "schedule":
+                state.buffers[name][...] = buffer
+        self.state = state
 
     @property
     def epoch(self) -> int:
@@ -153,7 +147,7 @@ class Trainer:
         y: Any,
         *,
         epochs: int = 1,
-        batch_size: int | None = 32,
+        batch_size: int | Literal["auto"] | None = "auto",
         shuffle: bool = True,
         validation_data: tuple[Any, Any] | None = None,
         callbacks: Sequence[Callback] = (),
@@ -167,8 +161,8 @@ class Trainer:
             y: class labels (n), or rows (n, outputs); with one output also (n). Labels become
                 one-hot rows where the loss takes no labels.
             epochs: number of passes over the data.
-            batch_size: samples of a step: 1 is single-sample descent, None the full batch; a last
-                short batch is trained too.
+            batch_size: samples of a step: 1 is single-sample descent, None the full batch,
+                ``"auto"`` 32, or all where there are fewer; a last short batch is trained too.
             shuffle: a new order every epoch, from the model's seed, the same on every backend.
             validation_data: ``(x, y)`` evaluated after every epoch.
             callbacks: see :class:`~nnkernels.nn.Callback`.
@@ -182,8 +176,10 @@ class Trainer:
         Raises:
             InputError and its children: bad arrays or settings; nothing is changed.
             DivergedError: a loss or weight became NaN or infinite; weights and history of the last
-                good step are kept.
-            TrainingInterrupted: Ctrl-C or SIGTERM, after a whole step; ``fit`` again continues.
+                good step are kept. The epoch is over: ``fit`` again begins it anew from there,
+                with these settings or others.
+            TrainingInterrupted: Ctrl-C or SIGTERM, after a whole step; ``fit`` again continues
+                within the epoch, with the same data and settings.
         """
         samples = check_samples(self.model, x, y, "fit")
         validation = self._validation(validation_data)
@@ -214,11 +210,10 @@ class Trainer:
         return check_samples(self.model, *data, "fit: validation_data")
 
     def _settings(
-        self, rows: int, batch_size: int | None, shuffle: bool, epochs: int
+        self, rows: int, batch_size: int | str | None, shuffle: bool, epochs: int
     ) -> FitSettings:
-        batch = rows if batch_size is None else batch_size
         check_whole("fit: epochs", epochs, 0)
-        batch = check_whole("fit: batch_size", batch, 1)
+        batch = _batch_rows(batch_size, rows)
         if batch > rows:
             raise InputError(f"fit: batch_size {batch} is larger than the data ({rows} rows)")
         settings = FitSettings(rows, batch, bool(shuffle))
@@ -230,20 +225,10 @@ class Trainer:
         return settings
 
     def _prepare(self, samples: Samples, settings: FitSettings) -> Epochs:
-        steps = -(-settings.rows // settings.batch_size)
-        if self.state.layout.buffers["schedule"][1] != steps:
-            self.state = self._new_state(steps)
+        self._make_room(settings.steps)
         self.settings = settings
         step = self._step(labels=samples.labels)
-        return Epochs(
-            self.backend,
-            self.model,
-            self.state,
-            samples,
-            step,
-            settings.batch_size,
-            settings.shuffle,
-        )
+        return Epochs(self.backend, self.model, self.state, samples, step, settings)
 
     @contextlib.contextmanager
     def _hooked(self, hooks: Sequence[Callback], epochs: int) -> Iterator[None]:
@@ -278,7 +263,7 @@ class Trainer:
         tensor = runner.first_bad() if runner.diverged else self._first_bad_array()
         if not finite(self.state):
             runner.replay_finite(start)
-        self.state.set("diverged", 0)
+        runner.finish()
         self.history.stop_reason = "diverged"
         step = int(self.state.number("step"))
         raise DivergedError(
@@ -343,8 +328,7 @@ class Trainer:
         def program(rows: int) -> Any:
             return evaluate_program(self.model, rows, labels=samples.labels, metrics=self.metrics)
 
-        with _kept_counts(self.state):
-            reset(self.state, PER_EPOCH)
+        with _own_counts(self.state):
             self._run_all(program, len(samples), x=samples.x, y=samples.y)
             return self._read_sums(len(samples))
 
@@ -364,7 +348,7 @@ class Trainer:
 
     def predict_proba(self, x: Any) -> Array:
         """Probabilities (n, outputs) of a classifier."""
-        if self.model.loss.name not in CLASSIFIERS:
+        if not self.model.loss.classifies:
             raise InputError(
                 f"predict_proba: a model trained by {self.model.loss.name} gives values, "
                 "not probabilities; use predict()"
@@ -374,7 +358,7 @@ class Trainer:
     def predict(self, x: Any) -> Array:
         """Class labels (n) int64 of a classifier; else the outputs (n, outputs)."""
         outputs = self.outputs(x)
-        if self.model.loss.name not in CLASSIFIERS:
+        if not self.model.loss.classifies:
             return outputs
         if self.model.outputs == 1:
             return np.asarray(outputs[:, 0] > self.model.loss.threshold, np.int64)
@@ -385,8 +369,7 @@ class Trainer:
         rows = len(features)
         result = self.backend.device.empty((rows, self.model.outputs), self.model.dtype)
         if rows:
-            with _kept_counts(self.state):
-                reset(self.state, PER_EPOCH)
+            with _own_counts(self.state):
                 self._run_all(
                     lambda size: predict_program(self.model, size, link=link),
                     rows,
@@ -403,8 +386,7 @@ class Trainer:
         samples = check_samples(self.model, x, y, "gradients")
         program = gradient_program(self.model, len(samples), labels=samples.labels)
         executable = self.backend.bind(program, self.state)
-        with _kept_counts(self.state):
-            reset(self.state, PER_EPOCH)
+        with _own_counts(self.state):
             executable.feed(x=self.backend.asarray(samples.x), y=self.backend.asarray(samples.y))
             executable.run(1)
             loss = float(executable.fetch("loss"))
@@ -444,6 +426,15 @@ class Trainer:
         return load_trainer(path, model=model, backend=backend, schedule=schedule)
 
 
+def _batch_rows(batch_size: Any, rows: int) -> int:
+    """``fit``'s argument as a number."""
+    if batch_size is None:
+        return rows
+    if isinstance(batch_size, str) and batch_size == "auto":
+        return min(BATCH_ROWS, rows)
+    return check_whole("fit: batch_size (or 'auto', or None)", batch_size, 1)
+
+
 def _norm(gradient: Array) -> float:
     """Euclidean norm, scaled so that the squares of large elements do not overflow."""
     wide = gradient.astype(np.float64)
@@ -454,7 +445,7 @@ def _norm(gradient: Array) -> float:
 
 
 def _default_metrics(model: Model) -> tuple[str, ...]:
-    return ("accuracy",) if model.loss.name in CLASSIFIERS else ()
+    return ("accuracy",) if model.loss.classifies else ()
 
 
 def _first_reason(hooks: Sequence[Callback], trainer: Trainer, record: Epoch) -> str | None:
@@ -464,10 +455,11 @@ def _first_reason(hooks: Sequence[Callback], trainer: Trainer, record: Epoch) ->
 
 
 @contextlib.contextmanager
-def _kept_counts(state: State) -> Iterator[None]:
-    """Put back scalars and counters afterwards: inference must not disturb a started epoch."""
+def _own_counts(state: State) -> Iterator[None]:
+    """Count from 0, and put back scalars and counters: inference leaves a started epoch alone."""
     names = ("scalars", "counters")
     kept = {b: np.array(state.device.to_numpy(state.buffers[b])) for b in names}
+    reset(state, PER_EPOCH)
     try:
         yield
     finally:

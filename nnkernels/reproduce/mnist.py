@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.backend import Backend
-from nnkernels.data import Dataset, cache, load
+from nnkernels.data import Dataset, load
 from nnkernels.nn import MLP, Callback, Epoch, Trainer
 from nnkernels.reproduce.figures import Figure, Progress, close, digits, published
 from nnkernels.spec import Array
@@ -27,17 +27,13 @@ SHORT = 3
 """Epochs of a run that is not full."""
 
 
-def find(directory: str | None) -> str | None:
-    """The folder of IDX files: ``directory``, that in ``NNKERNELS_MNIST``, or the filled cache."""
-    chosen = directory or os.environ.get("NNKERNELS_MNIST")
-    if chosen:
-        return chosen
-    folder = cache.private_folder("mnist")
-    return str(folder) if len(list(folder.glob("*-ubyte.gz"))) == 4 else None
-
-
 def trace(
-    backend: Backend, directory: str, dtype: str, *, full: bool, progress: Progress | None
+    backend: Backend,
+    directory: str | os.PathLike[str],
+    dtype: str,
+    *,
+    full: bool,
+    progress: Progress | None,
 ) -> list[Figure]:
     """Loss and test accuracy, untrained and after the epochs that the book prints.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 from nnkernels.backend import Backend
+from nnkernels.data.sources.mnist import find
 from nnkernels.dispatch import get_backend
 from nnkernels.errors import InputError, unknown
 from nnkernels.reproduce import mnist as digits
@@ -29,7 +31,7 @@ GIVE_MNIST = "give the folder of MNIST's IDX files with --mnist DIR or NNKERNELS
 def reproduce(
     backend: str | Backend = "auto",
     *,
-    mnist: str | None = None,
+    mnist: str | os.PathLike[str] | None = None,
     full: bool = False,
     dtypes: Sequence[str] = digits.DTYPES,
     progress: Progress | None = None,
@@ -53,7 +55,7 @@ def reproduce(
     for dtype in dtypes:
         if dtype not in digits.DTYPES:
             raise unknown("dtype", dtype, digits.DTYPES)
-    folder = digits.find(mnist)
+    folder = find(mnist)
     if full and folder is None:
         raise InputError(f"reproduce: all epochs need the data; {GIVE_MNIST}")
     return _sections(chosen, folder, full, dtypes, progress)
@@ -61,7 +63,7 @@ def reproduce(
 
 def _sections(
     backend: Backend,
-    folder: str | None,
+    folder: str | os.PathLike[str] | None,
     full: bool,
     dtypes: Sequence[str],
     progress: Progress | None,

@@ -15,10 +15,9 @@ import numpy as np
 
 from nnkernels.backend import Backend
 from nnkernels.dispatch import get_backend
-from nnkernels.errors import InputError, ProgramError
+from nnkernels.errors import InputError, ProgramError, VerificationError
 from nnkernels.program import Instruction, Interpreter, Program, Slot, State
 from nnkernels.spec import Array, Op, get_op
-from nnkernels.testing.report import VerificationError
 from nnkernels.testing.samples import (
     Sample,
     draw,

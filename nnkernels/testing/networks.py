@@ -18,7 +18,7 @@ from nnkernels.backend import Backend
 from nnkernels.dispatch import get_backend
 from nnkernels.program import Builder, Interpreter, Program, State, differentiate
 from nnkernels.spec import OPERATORS, REQUIRED, Array, Op, get_op
-from nnkernels.testing.samples import generator
+from nnkernels.testing.samples import activations, generator
 from nnkernels.testing.subject import CaseFailed, require
 
 NETWORKS = "random networks"
@@ -55,18 +55,6 @@ class Network:
 
 
 # --- what the catalogue offers -------------------------------------------------------------------
-
-
-def row_activations() -> list[str]:
-    """Differentiable operators of one array, by elements or rows, without required parameters."""
-    return [op.name for op in OPERATORS.values() if _maps_rows(op)]
-
-
-def _maps_rows(op: Op[Any, Any]) -> bool:
-    if op.derivative is None or len(op.inputs) != 1 or op.updates or _required(op):
-        return False
-    signature = op.signatures(op.params)[0]
-    return signature.rowwise and len(signature.outputs) == 1
 
 
 def _required(op: Op[Any, Any]) -> bool:
@@ -157,7 +145,7 @@ def _layer(
         beta = builder.parameter(f"layer{layer}.beta", (width,))
         y = _first(builder.call(norm, y, gamma, beta))
         notes.append(norm)
-    activation = _pick(rng, row_activations())
+    activation = _pick(rng, activations(by_rows=True))
     y = builder.call(activation, y)
     notes.append(activation)
     if inputs == width and rng.random() < 0.8:

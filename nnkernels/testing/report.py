@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nnkernels.errors import NnkernelsError
-
-
-class VerificationError(NnkernelsError, AssertionError):
-    """A backend, an operator or a gradient failed its verification."""
+from nnkernels.errors import VerificationError
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,17 +101,23 @@ def _choices(op: Op[Any, Any], name: str, base: Any) -> list[Any]:
     return []
 
 
-def activations() -> list[str]:
-    """Elementwise operators of one array with a derivative and no required parameter."""
+def activations(*, by_rows: bool = False) -> list[str]:
+    """Differentiable operators of one array, by elements; with ``by_rows`` those by rows too.
+
+    None with a required parameter, and none that updates.
+    """
     return [
         op.name
         for op in OPERATORS.values()
-        if len(op.inputs) == 1
-        and op.derivative is not None
+        if (op.derivative is not None and len(op.inputs) == 1 and not op.updates)
         and REQUIRED not in op.params.values()
-        and op.signatures(op.params)[0].elementwise
-        and op.signatures(op.params)[0].inputs[0].dims == ("...",)
+        and _maps(op.signatures(op.params)[0], by_rows=by_rows)
     ]
+
+
+def _maps(signature: sig.Signature, *, by_rows: bool) -> bool:
+    local = signature.rowwise if by_rows else signature.elementwise
+    return local and len(signature.outputs) == 1
 
 
 def _is_number(op: Op[Any, Any], name: str) -> bool:

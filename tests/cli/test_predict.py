@@ -62,6 +62,13 @@ def test_the_rows_of_a_table_are_predicted_in_their_order(capsys, tmp_path, mode
     assert (f"accuracy {accuracy:.6g} over 40 rows" in err) is targets
 
 
+def test_a_table_of_a_single_column_is_predicted(capsys, tmp_path):
+    model = save(tmp_path / "narrow.safetensors", sizes=[1, 4, 2])
+    assert run(["predict", model, table(tmp_path / "t.csv", X[:, 0]), "-b", "numpy"]) == 0
+    want = expected(model).predict(X[:, :1]).tolist()
+    assert [int(row) for row in capsys.readouterr().out.splitlines()[1:]] == want
+
+
 def test_probabilities_have_a_column_for_each_class(capsys, tmp_path, model):
     data = table(tmp_path / "t.csv", X, header="a,b")
     assert run(["predict", model, data, "--proba", "-b", "numpy"]) == 0

@@ -68,9 +68,9 @@ def test_a_long_section_reports_how_far_it_is(capsys, monkeypatch):
     shown = []
 
     class Recorder(_render.Bar):
-        def show(self, description: str, done: int) -> None:
-            shown.append((description, done))
-            super().show(description, done)
+        def show(self, description: str, done: float, total: float | None = None) -> None:
+            shown.append((description, done, total))
+            super().show(description, done, total)
 
     def slow(*_, progress, **__):
         progress(0.5, 3, "epoch 0")
@@ -80,5 +80,5 @@ def test_a_long_section_reports_how_far_it_is(capsys, monkeypatch):
     monkeypatch.setattr(_render, "Bar", Recorder)
     monkeypatch.setattr(nnkernels.reproduce, "reproduce", slow)
     assert run(["reproduce"]) == 0
-    assert shown == [("epoch 0", 0), ("epoch 2", 2)]
+    assert shown == [("epoch 0", 0.5, 3), ("epoch 2", 2.9, 3)]
     assert capsys.readouterr().err == ""

@@ -1,10 +1,9 @@
-"""Fixtures of the data tests: small IDX files, the user's MNIST, a misbehaving server."""
+"""Fixtures of the data tests: small IDX files, a misbehaving server."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import socket
 import threading
 from collections import Counter
@@ -115,13 +114,4 @@ def small_folder(tmp_path: Path, small_set: dict[str, bytes]) -> Path:
             (folder / name).write_bytes(content)
         else:
             (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-    return folder
-
-
-@pytest.fixture
-def mnist_folder() -> Path:
-    default = Path(__file__).parents[3] / "shared" / "datasets" / "mnist"
-    folder = Path(os.environ.get("NNKERNELS_MNIST") or default)
-    if not folder.is_dir():
-        pytest.skip("no MNIST files: set NNKERNELS_MNIST to a folder of them")
     return folder

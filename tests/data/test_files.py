@@ -206,7 +206,7 @@ def npy_header(text: str) -> bytes:
         (npy_bytes(TABLE.astype(complex)), "must hold numbers, got complex128"),
         (npy_bytes(np.array([["a", "b"]])), "must hold numbers"),
         (npy_bytes(np.zeros((2, 0))), "at least two columns"),
-        (npy_bytes(np.zeros(4)), r"at least two columns is needed, got shape \(4,\)"),
+        (npy_bytes(np.zeros(4)), r"rows and columns is needed, got shape \(4,\)"),
         (npy_header("{'descr':'<f8','fortran_order':False,'shape':(-1,2)}"), "must hold numbers"),
         (
             npy_header("{'descr':'<f8','fortran_order':False,'shape':(9999999999,9999999999)}"),

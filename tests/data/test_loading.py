@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnkernels.data import load, names
+from nnkernels.data import load, names, read_table
 from nnkernels.data.loading import _find
 from nnkernels.errors import (
     DatasetError,
@@ -105,3 +105,46 @@ def test_none_means_the_default() -> None:
 
 def test_the_largest_seed() -> None:
     assert len(load("spirals", seed=2**64 - 1, train=3).x_train) == 3
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npy", ".CSV"])
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_table_is_read_as_it_stands(
+    tmp_path: Path, suffix: str, columns: int, dtype: str
+) -> None:
+    path = tmp_path / f"table{suffix}"
+    values = np.random.default_rng(0).normal(size=(20, columns))
+    if suffix == ".npy":
+        np.save(path, np.asfortranarray(values))
+    else:
+        np.savetxt(path, values, delimiter=",", fmt="%.17g", header="a,b,c"[: 2 * columns - 1])
+    got = read_table(path, dtype=dtype)
+    assert (got.dtype, got.flags.c_contiguous) == (np.dtype(dtype), True)
+    assert (got == values.astype(dtype)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("t.csv", b"1,2\n3,nan\n", "line 2, column 2"),
+        ("t.csv", b"1,2\n3,1e300\n", "the table holds 1e[+]300 in row 1, column 1"),
+        ("t.csv", None, "no file or folder"),
+        ("t.npz", b"PK", "is not a file named [*][.]csv, [*][.]npy"),
+        ("t.npy", b"", "damaged or no [.]npy file"),
+    ],
+)
+def test_tables_that_cannot_be_read(
+    tmp_path: Path, name: str, content: bytes | None, match: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=match):
+        read_table(tmp_path / name)
+
+
+def test_bad_arguments_of_read_table(tmp_path: Path) -> None:
+    with pytest.raises(DTypeError, match="read_table: path must be"):
+        read_table(3)  # type: ignore[arg-type]
+    with pytest.raises(DTypeError, match="read_table: dtype must be"):
+        read_table(tmp_path / "t.csv", dtype="int64")

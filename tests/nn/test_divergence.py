@@ -125,7 +125,24 @@ def test_training_goes_on_with_a_better_rate():
     trainer.set_weights({"linear0.weight": np.zeros((3, 2)), "linear0.bias": np.zeros(2)})
     trainer.optimizer = SGD(learning_rate=1e-3)
     trainer.fit(X, Y, epochs=3, batch_size=4, progress=False)
-    assert (trainer.history["loss"][diverged + 1 :] < 2).all()
+    assert (trainer.history["loss"][diverged:] < 2).all()
+    assert [epoch.epoch for epoch in trainer.history] == list(range(diverged + 3))
+
+
+@pytest.mark.parametrize("batch", [4, 6, None])
+def test_the_next_fit_begins_the_epoch_anew_with_any_settings(batch):
+    """It trains like another trainer with the weights that were kept."""
+    trainer = Trainer(MLP([3, 2], loss="mse", dtype="float64", seed=1), learning_rate=1e6)
+    with pytest.raises(DivergedError):
+        trainer.fit(X, Y, epochs=400, batch_size=4, shuffle=False, progress=False)
+    trainer.set_weights({"linear0.weight": np.ones((3, 2)), "linear0.bias": np.ones(2)})
+    fresh = Trainer(MLP([3, 2], loss="mse", dtype="float64", seed=1), learning_rate=0.01)
+    fresh.set_weights(trainer.weights())
+    trainer.optimizer = SGD(learning_rate=0.01)
+    losses = [t.fit(X, Y, batch_size=batch, shuffle=False)["loss"][-1] for t in (trainer, fresh)]
+    assert losses[0] == losses[1]
+    for name, array in trainer.weights().items():
+        np.testing.assert_array_equal(array, fresh.weights()[name])
 
 
 def test_early_stopping_does_not_put_back_other_weights():

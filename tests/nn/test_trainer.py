@@ -345,12 +345,23 @@ def test_binary_labels_are_checked():
         trainer.fit(X, Y, batch_size=4)
 
 
+@pytest.mark.parametrize(("rows", "batch"), [(1, 1), (31, 31), (32, 32), (33, 32), (100, 32)])
+def test_a_step_takes_32_rows_or_all_unless_told_otherwise(rows, batch):
+    trainer = fresh()
+    x, y = np.resize(X, (rows, 4)), np.resize(Y, rows)
+    trainer.fit(x, y, progress=False)
+    assert trainer.settings.batch_size == batch
+
+
 BAD_SETTINGS = [
     ({"batch_size": 13}, "larger than the data"),
     ({"batch_size": 0}, "batch_size"),
     ({"batch_size": -4}, "batch_size"),
     ({"batch_size": 4.0}, "batch_size"),
     ({"batch_size": True}, "batch_size"),
+    ({"batch_size": "all"}, "batch_size"),
+    ({"batch_size": [4, 4]}, "batch_size"),
+    ({"batch_size": np.array([4, 4])}, "batch_size"),
     ({"batch_size": 10**18}, "larger than the data"),
     ({"epochs": -1}, "epochs"),
     ({"epochs": 1.5}, "epochs"),

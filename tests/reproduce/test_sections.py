@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +20,6 @@ def no_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No data but what a test names."""
     monkeypatch.delenv("NNKERNELS_MNIST", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-REAL = Path(
-    os.environ.get("NNKERNELS_MNIST") or Path(__file__).parents[3] / "shared" / "datasets" / "mnist"
-)
-
-
-@pytest.fixture
-def mnist_folder() -> str:
-    if not REAL.is_dir():
-        pytest.skip("no MNIST files: set NNKERNELS_MNIST to a folder of them")
-    return str(REAL)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "reference"])
@@ -127,20 +114,6 @@ def _product(a, b, transpose_a, transpose_b):
 def test_a_wrong_kernel_is_a_miss_where_it_is_used(operator, missed):
     broken = get_backend("numpy").replace(**{operator: FAULTS[operator]})
     assert {s.title for s in reproduce(broken) if s.misses} == missed
-
-
-def test_the_cache_is_used_when_it_is_complete(tmp_path):
-    folder = tmp_path / "cache" / "nnkernels" / "mnist"
-    folder.mkdir(parents=True, mode=0o700)
-    assert mnist.find(None) is None
-    for name in ("train-images", "train-labels", "t10k-images", "t10k-labels"):
-        (folder / f"{name}-idx-ubyte.gz").touch()
-    assert mnist.find(None) == str(folder)
-
-
-def test_the_environment_names_the_folder_unless_the_caller_does(monkeypatch):
-    monkeypatch.setenv("NNKERNELS_MNIST", "there")
-    assert (mnist.find(None), mnist.find("here")) == ("there", "here")
 
 
 def test_bad_arguments_are_refused_before_anything_runs(tmp_path):

@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from nnkernels import Kernel, dispatch, get_backend
+from nnkernels import Kernel, get_backend
+from nnkernels.dispatch import outputs
 from nnkernels.errors import InputError, UnknownNameError
 from nnkernels.spec import OPERATORS, Cost, Error, op
 from nnkernels.testing import NETWORKS, VerificationError, verify
@@ -141,7 +142,7 @@ def test_bad_exceptions_are_refused(exceptions, error):
 
 
 def test_a_dispatcher_that_accepts_bad_targets_is_reported(monkeypatch):
-    monkeypatch.setattr(dispatch, "_check_memory", lambda *arguments: None)
+    monkeypatch.setattr(outputs, "_check_memory", lambda *arguments: None)
     report = verify("numpy", operators=["tanh", "momentum"], quick=True)
     found = {(f.operator, f.check, f.case.partition(" (")[0]) for f in report.failures}
     assert {

@@ -191,8 +191,8 @@ def categorical_cross_entropy(
     logs, index, picked = work
     if target.ndim == 1:
         _pick(probs, target, index, picked)
-        logs = picked
-    np.log(probs if target.ndim == 2 else picked, logs)
+        probs = logs = picked
+    np.log(probs, logs)
     np.maximum(logs, LOG_FLOOR, out=logs)
     if target.ndim == 2:
         np.multiply(logs, target, logs)

@@ -45,9 +45,28 @@ def load(*, dtype: FloatType, directory: str | os.PathLike[str] | None = None) -
     return idx.to_dataset("mnist", arrays, dtype=dtype, classes=10, source=source)
 
 
+def find(directory: str | os.PathLike[str] | None = None) -> str | os.PathLike[str] | None:
+    """The folder that ``load`` reads without a download; None where there is none.
+
+    ``directory``, else that in ``NNKERNELS_MNIST``, neither of them looked into; else the user's
+    cache if it holds all files.
+
+    Raises:
+        DatasetError: the cache cannot be used.
+    """
+    named = _named(directory)
+    if named is not None:
+        return named
+    folder = cache.private_folder("mnist")
+    return folder if all((folder / _file(name)).is_file() for name in _SUMS) else None
+
+
+def _named(directory: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    return os.environ.get("NNKERNELS_MNIST") or None if directory is None else directory
+
+
 def _read(directory: str | os.PathLike[str] | None) -> tuple[idx.Arrays, str]:
-    if directory is None:
-        directory = os.environ.get("NNKERNELS_MNIST") or None
+    directory = _named(directory)
     if directory is None:
         return from_cache(_MIRRORS, Policy()), "downloaded, SHA-256 verified"
     if not isinstance(directory, str | os.PathLike):
@@ -96,5 +115,10 @@ def _remote(name: str, mirrors: tuple[str, ...]) -> Remote:
     def verify(path: Path) -> None:
         idx.read(path, ndim=idx.rank(name), sha256=_SUMS[name], limit=_LARGEST)
 
-    file = f"{name}.gz"
+    file = _file(name)
     return Remote(file, tuple(mirror + file for mirror in mirrors), _LARGEST, verify)
+
+
+def _file(name: str) -> str:
+    """Name in the cache, and at the mirrors."""
+    return f"{name}.gz"

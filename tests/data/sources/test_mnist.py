@@ -23,7 +23,7 @@ from nnkernels.errors import DatasetError, DTypeError, InputError
 QUICK = Policy(total_s=20, stall_s=5, tries=1, loopback=True)
 
 
-def test_the_known_facts_of_the_real_files(mnist_folder: Path) -> None:
+def test_the_known_facts_of_the_real_files(mnist_folder: str) -> None:
     data = load("mnist", directory=mnist_folder)
     assert data.x_train.shape == (60_000, 784)
     assert data.x_test.shape == (10_000, 784)
@@ -187,3 +187,15 @@ def test_a_download_killed_half_way_leaves_nothing_that_counts(
     assert FILES[0] not in stored(cache)
     fetch(mirror)
     assert stored(cache) == FILES
+
+
+def test_what_is_there_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NNKERNELS_MNIST", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    for name in names:
+        assert mnist.find() is None
+        (tmp_path / "nnkernels" / "mnist" / f"{name}-ubyte.gz").touch()
+    assert mnist.find() == tmp_path / "nnkernels" / "mnist"
+    monkeypatch.setenv("NNKERNELS_MNIST", "there")
+    assert (mnist.find(), mnist.find("here")) == ("there", "here")
