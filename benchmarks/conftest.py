@@ -19,10 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "candidate" not in metafunc.fixturenames:
         return
-    backends, _ = session.choose_backends([], None)
+    backends, _ = session.choose_backends([])
     pairs = [
-        pytest.param(case, name, backends.get(name), id=f"{case.id}-{name}")
+        pytest.param(case, name, id=f"{case.id}-{name}")
         for case in harness.cases(metafunc.config.getoption("--preset"))
         for name in (*backends, *case.baselines)
     ]
-    metafunc.parametrize("case,candidate,backend", pairs)
+    metafunc.parametrize("case,candidate", pairs)

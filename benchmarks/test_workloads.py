@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from nnkernels.backend import Backend
+from nnkernels import get_backend
 from nnkernels.bench.harness import Case, Track, elapsed, prime
 
 
-def test_workload(
-    benchmark: BenchmarkFixture, case: Case, candidate: str, backend: Backend | None
-) -> None:
+def test_workload(benchmark: BenchmarkFixture, case: Case, candidate: str) -> None:
     problem = case.make()
-    runner = problem.baseline(candidate) if backend is None else problem.runner(backend)
+    if candidate in case.baselines:
+        runner = problem.baseline(candidate)
+    else:
+        runner = problem.runner(get_backend(candidate))
     track = Track(runner)
     runner.reset()
     first = elapsed(runner, 1)
     runner.run(runner.checked - 1)
-    agreement = runner.check()
+    agreement = problem.agreement(runner.outputs())
     assert agreement.ok, agreement.reason
 
     benchmark.group = case.id

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnkernels.backend import Backend, Kernel, Resolution, function_name
 from nnkernels.dispatch import get_backend
+from nnkernels.dispatch.choice import serving
 from nnkernels.spec import Op, get_op
 
 if TYPE_CHECKING:
@@ -47,13 +48,14 @@ def explain(
     Args:
         target: an operator or its name, or a Program; for a Program there is one entry for every
             instruction that its Executable runs, in order.
-        backend: as for :func:`nnkernels.get_backend`.
+        backend: as for :func:`nnkernels.get_backend`. By default an operator is explained as a call
+            would run it here, on NumPy arrays; a Program on ``"auto"``.
     """
-    chosen = get_backend(backend if backend is not None else "auto")
     if isinstance(target, (str, Op)):
+        chosen = serving() if backend is None else get_backend(backend)
         op = get_op(target) if isinstance(target, str) else target
         return [_choice(chosen, chosen.resolve(op.name, op.params), "", "")]
-    return _explain_program(target, chosen)
+    return _explain_program(target, get_backend(backend or "auto"))
 
 
 def _explain_program(program: Program, backend: Backend) -> list[Choice]:

@@ -68,6 +68,13 @@ def _builtin(name: str) -> Source:
     return Source(name, OWN, functools.partial(_load_builtin, name))
 
 
+ABSENT = {
+    "numba": "this version of nnkernels has no Numba backend yet; use 'numpy'",
+    "native": "this version of nnkernels has no native C++ backend yet; use 'numpy'",
+    "cupy": "this version of nnkernels has no CuPy (GPU) backend yet; use 'numpy'",
+}
+"""Backends that people will ask for and that this version does not hold, with the reason."""
+
 _loaded: dict[str, Backend] = {}
 _failed: dict[str, BackendError] = {}
 
@@ -95,8 +102,10 @@ def _source(name: str) -> Source:
     if name in builtin_names():  # without asking what else is installed: that cannot break these
         return _builtin(name)
     known = sources()
+    if name not in known and name in ABSENT:
+        raise BackendUnavailableError(f"backend {name!r} is not available: {ABSENT[name]}")
     if name not in known:
-        raise unknown("backend", name, known)
+        raise unknown("backend", name, {*known, *ABSENT})
     if len(known[name]) > 1:
         raise BackendError(_clash(known[name]))
     return known[name][0]
@@ -145,7 +154,7 @@ def availability() -> dict[str, str | None]:
         reasons[name] = _reason(name)
         if claims[0].origin == OWN:
             reasons |= {f"{name} ({claim.origin})": _clash(claims) for claim in claims[1:]}
-    return reasons
+    return reasons | {name: why for name, why in ABSENT.items() if name not in reasons}
 
 
 def _reason(name: str) -> str | None:

@@ -169,6 +169,12 @@ class Op(Generic[P, R]):
         self.__wrapped__ = self.reference
         self.inputs = code.co_varnames[: code.co_argcount]
         self.params = {n: defaults.get(n, REQUIRED) for n in keywords if n != "out"}
+        for signature in self.signatures(self.params):
+            if len(signature.inputs) != len(self.inputs):
+                raise InputError(
+                    f"operator {self.name!r}: its signature has {len(signature.inputs)} inputs, "
+                    f"its function takes {self.inputs}"
+                )
         if self.name in OPERATORS:
             raise InputError(f"operator {self.name!r} is declared twice; rename one of them")
         OPERATORS[self.name] = self

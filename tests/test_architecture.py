@@ -376,8 +376,8 @@ from nnkernels.testing import check_gradients, verify
 x = np.array([[-3.0, 0.0, 1.0]])
 want = x / (1 + abs(x))
 assert np.array_equal(ops.softsign(x), want)
-names = plugins.availability()
-assert {"numpy", "reference"} <= set(names) and not any(names.values())
+names = [name for name, reason in plugins.availability().items() if reason is None]
+assert {"numpy", "reference"} <= set(names)
 for name in names:
     backend = nnkernels.get_backend(name)
     assert np.array_equal(backend.softsign(x), want)
@@ -424,7 +424,8 @@ from nnkernels import plugins
 from nnkernels.nn import MLP, Trainer
 from nnkernels.testing import verify
 
-assert plugins.availability() == {"numpy": None, "reference": None, "single": None}
+reasons = plugins.availability()
+assert {n for n, why in reasons.items() if why is None} == {"numpy", "reference", "single"}
 single = nnkernels.get_backend("single")
 assert single.coverage()["relu"] == "own" and single.coverage()["tanh"] == "reference"
 assert nnkernels.explain("relu", "single")[0].kernel == "nnkernels.backends.single:relu"

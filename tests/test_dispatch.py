@@ -21,6 +21,7 @@ from nnkernels.backends._host import HOST
 from nnkernels.dispatch import choice, plan
 from nnkernels.errors import (
     BackendError,
+    BackendUnavailableError,
     DeviceMismatchError,
     DTypeError,
     InputError,
@@ -764,7 +765,8 @@ def test_what_is_no_name_is_refused(name):
     ("name", "kind", "message"),
     [
         ("nmpy", UnknownNameError, r"'nmpy'\. Did you mean 'numpy'"),
-        ("numba", UnknownNameError, "'numba'"),
+        ("numba", BackendUnavailableError, "no Numba backend yet"),
+        ("nunba", UnknownNameError, "'numba'"),
         ("numpy:1", InputError, "one device only"),
         ("numpy(threads=0)", InputError, "threads must be 1 or more"),
         ("numpy(precision=tf32)", InputError, "computes in fp32, not 'tf32'"),
@@ -1070,3 +1072,39 @@ def test_missing_kernels_are_told_when_they_are_called():
     bare = Backend("bare", HOST, {}, Interpreter)
     with pytest.raises(KernelMissingError, match="bare has no kernel for 'relu'"):
         bare.relu(X)
+
+
+# --- memory and devices of foreign arrays ------------------------------------------------------
+
+
+def test_an_out_whose_elements_share_memory_is_refused():
+    memory = np.zeros(3, np.float32)
+    repeated = np.lib.stride_tricks.as_strided(memory, (4, 3), (0, 4))
+    sliding = np.lib.stride_tricks.as_strided(np.zeros(6, np.float32), (4, 3), (4, 4))
+    for out in (repeated, sliding):
+        with pytest.raises(OutputError, match="share memory"):
+            ops.relu(np.ones((4, 3), np.float32), out=out)
+        assert not out.any()
+
+
+@pytest.mark.parametrize("view", [np.s_[::2, ::-1], np.s_[::-1, ::3]])
+def test_a_strided_out_without_overlap_is_accepted(view):
+    whole = np.zeros((8, 9), np.float32)
+    out = whole[view]
+    assert ops.relu(np.ones(out.shape, np.float32), out=out) is out
+    assert out.all()
+    assert whole.sum() == out.size
+
+
+def test_an_array_on_another_device_is_never_copied_silently():
+    class Elsewhere:
+        def __dlpack_device__(self):
+            return 2, 0
+
+        def __array__(self, dtype=None, copy=None):
+            raise AssertionError("copied")
+
+    with pytest.raises(DeviceMismatchError, match="relu: x is a Elsewhere"):
+        ops.relu(Elsewhere())
+    with pytest.raises(DeviceMismatchError, match="relu: x"):
+        ops.relu(opaque_backend().asarray(np.ones(3)))

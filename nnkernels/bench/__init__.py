@@ -1,1 +1,1 @@
-"""Measuring: workloads, timing, results. :func:`nnkernels.bench.session.measure` is the way in."""
+"""Measuring: workloads, timing, results. :class:`nnkernels.bench.session.Session` is the way in."""

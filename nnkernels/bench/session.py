@@ -1,19 +1,18 @@
-"""One run of the benchmark: every candidate checked, primed, and sampled in turns."""
+"""One run of the benchmark: every candidate, in a process of its own, checked, primed, sampled."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from msgspec.structs import replace
 
-import nnkernels
-from nnkernels import plugins
-from nnkernels.backend import Backend
+from nnkernels import errors, plugins
 from nnkernels.bench import machine, results
 from nnkernels.bench.harness import (
     SAMPLE_SECONDS,
@@ -21,18 +20,30 @@ from nnkernels.bench.harness import (
     Case,
     Preset,
     Problem,
-    Track,
-    elapsed,
-    held_to,
+    identify,
     interleave,
-    prime,
 )
 from nnkernels.bench.statistics import CONFIDENCE, summarise
-from nnkernels.errors import BackendError, BackendUnavailableError
-from nnkernels.names import parse_backend
+from nnkernels.bench.workers import (
+    CandidateError,
+    Greeting,
+    Loaded,
+    Primed,
+    Sample,
+    Worker,
+    WorkerHungError,
+    WorkerLostError,
+)
+from nnkernels.errors import BackendError, BackendUnavailableError, NnkernelsError
 
 REFERENCE = "reference"
 """The oracle: measured only when it is named."""
+
+PATIENCE = 120.0
+"""Seconds, or the budget where that is more, after which a worker that does not answer is killed.
+
+The longest answers are first calls, which may compile.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,50 +79,155 @@ class Plan:
 
     Attributes:
         cases: the workloads.
-        backends: candidates by the name they are reported under.
+        preset: whose sizes they have.
+        backends: names of the candidates.
         skipped: backends that cannot work here, with the reasons.
         effort: see :class:`Effort`.
-        threads: CPU threads of every candidate; None leaves the libraries' own.
+        threads: CPU threads of every candidate; None leaves the libraries' own. A backend whose
+            name says its own number keeps that.
         argv: the command line, for the record.
         seed: of the order in which candidates take turns.
     """
 
     cases: Sequence[Case]
-    backends: Mapping[str, Backend]
+    preset: Preset
+    backends: Sequence[str]
     skipped: Mapping[str, str]
     effort: Effort
     threads: int | None = None
     argv: Sequence[str] = ()
     seed: int = 0
 
+    @property
+    def baselines(self) -> list[str]:
+        """Candidates that are not backends, of any case."""
+        return list(dict.fromkeys(name for case in self.cases for name in case.baselines))
 
-def choose_backends(
-    names: Sequence[str], threads: int | None
-) -> tuple[dict[str, Backend], dict[str, str]]:
+    @property
+    def patience(self) -> float:
+        """Seconds that a worker has for an answer."""
+        return max(PATIENCE, self.effort.budget)
+
+
+def choose_backends(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Backends to compare, and those that cannot work here with their reasons.
 
-    Without names: every available one but the reference. With ``threads``, each backend that does
-    not say its own number in its name gets it.
-
-    Raises:
-        BackendUnavailableError: a backend that was named cannot work here.
+    ``names``, which are looked up when their workers start; without: every available backend but
+    the reference.
     """
     if names:
-        return {name: _named(name, threads) for name in names}, {}
+        return list(dict.fromkeys(names)), {}
     known = {n: r for n, r in plugins.availability().items() if n != REFERENCE}
-    chosen = {name: _named(name, threads) for name, reason in known.items() if reason is None}
+    chosen = [name for name, reason in known.items() if reason is None]
     return chosen, {name: machine.scrub(reason) for name, reason in known.items() if reason}
 
 
-def _named(name: str, threads: int | None) -> Backend:
+class Candidate:
+    """A backend or a baseline, and the worker that runs it.
+
+    A worker that was lost is replaced by :meth:`revive`, unless it never came up or hung: then the
+    candidate has ``retired``, and that is why.
+    """
+
+    def __init__(self, name: str, kind: Literal["backend", "baseline"], plan: Plan) -> None:
+        self.name, self.kind = name, kind
+        self.patience = plan.patience
+        self.retired: CandidateError | None = None
+        self.device = "cpu"
+        self._threads = plan.threads
+        self._worker: Worker | None = None
+
+    def start(self) -> None:
+        """Start a worker; :meth:`greet` must follow."""
+        self._worker = Worker()
+        self._worker.send(
+            "hello",
+            **{"backend": None, "baseline": None, self.kind: self.name},
+            threads=self._threads,
+        )
+
+    def greet(self) -> None:
+        """Wait until the worker is ready.
+
+        Raises:
+            CandidateError: it refuses the candidate, runs something else, or was lost.
+        """
+        greeting = self.worker.receive(Greeting, self.patience)
+        if greeting.identity != identify():
+            raise WorkerLostError("its process runs another nnkernels, Python, NumPy or BLAS")
+        self.device = greeting.device
+
+    @property
+    def worker(self) -> Worker:
+        """The worker.
+
+        Raises:
+            CandidateError: there is none any more.
+        """
+        if self._worker is None:
+            raise self.retired or WorkerLostError("its process has ended")
+        return self._worker
+
+    def revive(self) -> None:
+        """Start a worker again if the last one was lost."""
+        if self._worker is None and self.retired is None:
+            with self.watched():
+                self.start()
+                self.greet()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Let go of a worker that is lost within."""
+        try:
+            yield
+        except WorkerLostError as error:
+            if isinstance(error, WorkerHungError):
+                self.retired = error
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the worker."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
+
+@contextlib.contextmanager
+def hired(plan: Plan) -> Iterator[list[Candidate]]:
+    """The candidates of a plan, with workers that are ready; they end with the block.
+
+    A worker that crashes or hangs before it is ready fails only its candidate's rows.
+
+    Raises:
+        NnkernelsError: what a worker says about its backend's name; a backend that was named and
+            cannot work here is always a BackendUnavailableError.
+    """
+    crew = [Candidate(name, "backend", plan) for name in plan.backends]
+    crew += [Candidate(name, "baseline", plan) for name in plan.baselines]
     try:
-        backend = nnkernels.get_backend(name)
-    except BackendUnavailableError:
-        raise
-    except BackendError as error:
-        raise BackendUnavailableError(str(error)) from error
-    own = parse_backend(name).settings.get("threads")
-    return backend if own or threads is None else backend.configure(threads=threads)
+        for step in (Candidate.start, Candidate.greet):
+            for candidate in crew:
+                _introduce(candidate, step)
+        yield crew
+    finally:
+        for candidate in crew:
+            candidate.close()
+
+
+def _introduce(candidate: Candidate, step: Any) -> None:
+    if candidate.retired is not None:
+        return
+    try:
+        with candidate.watched():
+            step(candidate)
+    except CandidateError as error:
+        known = getattr(errors, error.kind, None)
+        if known is not None and issubclass(known, NnkernelsError):
+            unavailable = issubclass(known, BackendError)
+            raise (BackendUnavailableError if unavailable else known)(str(error)) from error
+        candidate.retired = error
+        candidate.close()
 
 
 @dataclass
@@ -119,6 +235,7 @@ class Session:
     """A run under way; ``record()`` gives what has been measured so far."""
 
     plan: Plan
+    crew: Sequence[Candidate]
     listener: Listener
     found: list[results.Result] = field(default_factory=list)
     complete: bool = False
@@ -145,24 +262,27 @@ class Session:
 
     def _measure(self, case: Case, seconds: float) -> list[results.Result]:
         deadline = time.perf_counter() + seconds
-        problem = case.make()
-        candidates = [
-            Candidate(case, problem, name, self.plan.backends.get(name), self.plan.threads)
-            for name in (*self.plan.backends, *case.baselines)
+        trials = [
+            Trial(case, number, candidate)
+            for number, candidate in enumerate(self.crew)
+            if candidate.kind == "backend" or candidate.name in case.baselines
         ]
-        ready = [c for c in candidates if c.prepare(self.plan.effort.prime)]
-        if ready:
-            interleave(
-                [c.track for c in ready],
-                self._rng,
-                seconds=deadline - time.perf_counter(),
-                least=self.plan.effort.least,
-                most=self.plan.effort.most,
-                enough=lambda: all(c.times().converged for c in ready),
-            )
-        for candidate in ready:
-            candidate.check_again()
-        rows = [c.result() for c in candidates]
+        for trial in trials:
+            trial.load(self.plan.preset)
+        problem = case.make()
+        for trial in trials:
+            trial.prepare(problem, self.plan.effort.prime)
+        interleave(
+            [trial.sample for trial in trials],
+            self._rng,
+            seconds=deadline - time.perf_counter(),
+            least=self.plan.effort.least,
+            most=self.plan.effort.most,
+            enough=lambda: all(trial.done for trial in trials),
+        )
+        for trial in trials:
+            trial.check_again(problem)
+        rows = [trial.result() for trial in trials]
         skipped = self.plan.skipped.items()
         return rows + [_row(case, name, "skipped", reason) for name, reason in skipped]
 
@@ -192,91 +312,111 @@ class Session:
         )
 
 
-class Candidate:
-    """A backend or a baseline on one case: nothing that disagrees with the reference is timed."""
+class Trial:
+    """A candidate on one case: nothing that disagrees with the reference is timed."""
 
-    def __init__(
-        self, case: Case, problem: Problem, name: str, backend: Backend | None, threads: int | None
-    ) -> None:
-        self.case, self.name = case, name
-        self._problem, self._backend = problem, backend
-        self._threads = threads if backend is None else backend.threads
+    def __init__(self, case: Case, number: int, candidate: Candidate) -> None:
+        self.case = case
+        self._number, self._candidate = number, candidate
         self._agreement: Agreement | None = None
-        self._status: Any = "ok"
+        self._status: Literal["ok", "failed", "incorrect"] = "ok"
         self._reason: str | None = None
+        self._primed = Primed(0, 0, 0.0)
+        self._samples: list[float] = []
+        self._contended = 0
 
-    def prepare(self, limit: float) -> bool:
-        """Set up, check and prime; false when it cannot be timed."""
+    @contextlib.contextmanager
+    def _trying(self) -> Iterator[None]:
+        """Make a failure within the result of the trial; nothing is tried after a failure."""
         try:
-            runner = (
-                self._problem.baseline(self.name)
-                if self._backend is None
-                else self._problem.runner(self._backend)
-            )
-            self.track = Track(runner, self._threads)
-            first = self._check()
-            if self._status == "ok":
-                self._reason = runner.note
-                runner.reset()
-                prime(self.track, first, limit)
-        except Exception as error:  # a kernel is foreign code: its failure is a result
-            self._fail(error)
-        return bool(self._status == "ok")
+            with self._candidate.watched():
+                yield
+        except CandidateError as error:
+            self._status = "failed"
+            text = f"{error.kind}: {error}" if error.kind else str(error)
+            self._reason = machine.scrub(text)
 
-    def _check(self) -> float:
-        """Compare with the reference; returns the seconds of the very first call."""
-        runner = self.track.runner
-        runner.reset()
-        with held_to(self._threads):
-            first = elapsed(runner, 1)
-            runner.run(runner.checked - 1)
-        self.track.prime_calls = runner.checked
-        self._judge(runner.check())
-        return first
+    @property
+    def _ok(self) -> bool:
+        return self._status == "ok"
 
-    def check_again(self) -> None:
+    def load(self, preset: Preset) -> None:
+        """Have the inputs drawn, without waiting for it."""
+        with self._trying():
+            self._candidate.revive()
+            self._candidate.worker.send("load", preset=preset, case=self.case.id)
+
+    def prepare(self, problem: Problem, limit: float) -> None:
+        """Wait for the inputs, check and prime."""
+        if self._ok:
+            with self._trying():
+                worker, patience = self._candidate.worker, self._candidate.patience
+                note = worker.receive(Loaded, patience).note
+                self._check(problem)
+                if self._ok:
+                    self._reason = note
+                    self._primed = worker.ask(Primed, patience, "prime", limit=limit)
+
+    def _check(self, problem: Problem) -> None:
+        """Compare what the checked calls give with the reference."""
+        candidate = self._candidate
+        with _garbage():
+            found = problem.agreement(candidate.worker.ask_arrays(candidate.patience, "check"))
+        self._agreement = found
+        if not found.ok:
+            self._status, self._reason = "incorrect", found.reason
+
+    def sample(self) -> None:
+        """Take a sample."""
+        if self._ok:
+            with self._trying():
+                candidate, loops = self._candidate, self._primed.loops
+                found = candidate.worker.ask(Sample, candidate.patience, "sample", loops=loops)
+                self._samples.append(found.seconds)
+                self._contended += found.contended
+
+    def check_again(self, problem: Problem) -> None:
         """Compare once more after timing: what ran many times must still be right."""
-        try:
-            runner = self.track.runner
-            runner.reset()
-            with held_to(self._threads):
-                runner.run(runner.checked)
-            self._judge(runner.check())
-        except Exception as error:
-            self._fail(error)
+        if self._ok:
+            with self._trying():
+                self._check(problem)
 
-    def _judge(self, agreement: Agreement) -> None:
-        self._agreement = agreement
-        if not agreement.ok:
-            self._status, self._reason = "incorrect", agreement.reason
+    @property
+    def done(self) -> bool:
+        """Whether no more samples are needed."""
+        return not self._ok or self._times().converged
 
-    def _fail(self, error: Exception) -> None:
-        self._status = "failed"
-        self._reason = machine.scrub(f"{type(error).__name__}: {error}")
-
-    def times(self) -> results.Times:
-        """What the samples say so far."""
-        return summarise(self.track.samples, self.track.contended)
+    def _times(self) -> results.Times:
+        return summarise(self._samples, self._contended, self._number)
 
     def result(self) -> results.Result:
         """The row."""
-        row = _row(self.case, self.name, self._status, self._reason)
+        row = _row(self.case, self._candidate.name, self._status, self._reason)
         if self._agreement:
             found = self._agreement
             correctness = results.Correctness(found.ok, found.error, found.limit)
             row = replace(row, correctness=correctness)
-        if self._status != "ok":
+        if not self._ok:
             return row
-        times = self.times()
+        times = self._times()
         return replace(
             row,
-            device=self._backend.device.name if self._backend else "cpu",
-            compile_s=self.track.compile_s,
-            prime_calls=self.track.prime_calls,
-            loops=self.track.loops,
+            device=self._candidate.device,
+            compile_s=self._primed.compile_s,
+            prime_calls=self._primed.calls,
+            loops=self._primed.loops,
             times=results.TimesByKind(times),
             rates=_rates(self.case, times.median),
         )
+
+
+@contextlib.contextmanager
+def _garbage() -> Iterator[None]:
+    """Arrays that do not fit the reference's are no answer."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise WorkerLostError(f"its process answered garbage: {error}") from error
 
 
 def _row(case: Case, name: str, status: Any, reason: str | None) -> results.Result:

@@ -30,8 +30,10 @@ def median_ranks(count: int, confidence: float = CONFIDENCE) -> tuple[int, int]:
     return low, count - 1 - low
 
 
-def summarise(samples: Sequence[float], contended: int) -> Times:
+def summarise(samples: Sequence[float], contended: int, process: int = 0) -> Times:
     """Median, its interval, median absolute deviation, extremes and 5 % quantiles.
+
+    ``process`` is the number of the process that took the samples.
 
     Raises:
         ValueError: there are no samples.
@@ -46,7 +48,7 @@ def summarise(samples: Sequence[float], contended: int) -> Times:
     return Times(
         unit="s",
         samples=list(samples),
-        process=[0] * len(samples),
+        process=[process] * len(samples),
         median=median,
         mad=float(np.median(np.abs(ordered - median))),
         min=float(ordered[0]),

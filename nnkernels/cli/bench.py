@@ -55,9 +55,10 @@ def command(
 ) -> None:
     """Compare backends on training steps and operators.
 
-    Every candidate is first compared with a float64 reference; one that disagrees is not timed
-    (exit code 1). Without -k the training steps W1 to W4 and a few operators are run. 'textbook'
-    is plain NumPy training code as the textbooks write it, for comparison.
+    Every candidate runs in a process of its own, and takes turns with the others. It is first
+    compared with a float64 reference; one that disagrees is not timed (exit code 1). Without -k
+    the training steps W1 to W4 and a few operators are run. 'textbook' is plain NumPy training
+    code as the textbooks write it, for comparison.
 
     \b
     Examples:
@@ -66,14 +67,14 @@ def command(
       nnkernels bench -k "train and not W3" --preset quick -o run.json
       nnkernels bench -b "numpy,numpy[relu=mypkg.kernels:relu]" -k relu
     """
-    from nnkernels.bench.session import Session
+    from nnkernels.bench.session import Session, hired
     from nnkernels.cli._render import Bar
 
     _check_output(output)
     plan = _plan(expression, backends, preset, threads, time_budget)
-    with Bar(len(plan.cases)) as bar:
+    with hired(plan) as crew, Bar(len(plan.cases)) as bar:
         report = Report(plan, bar)
-        session = Session(plan, report)
+        session = Session(plan, crew, report)
         try:
             session.run()
         finally:
@@ -109,11 +110,11 @@ def _plan(
     from nnkernels.names import split_names
 
     cases = select.select(harness.cases(preset), expression)
-    chosen, skipped = session.choose_backends(split_names(backends), threads)
+    chosen, skipped = session.choose_backends(split_names(backends))
     effort = session.EFFORTS[preset]
     if time_budget is not None:
         effort = replace(effort, budget=time_budget)
-    return session.Plan(cases, chosen, skipped, effort, threads, sys.argv[1:])
+    return session.Plan(cases, preset, chosen, skipped, effort, threads, sys.argv[1:])
 
 
 def _save(session: Session, path: Path | None) -> None:
@@ -204,7 +205,7 @@ class Report:
             c.id: c.id if names.count(c.workload) > 1 else c.workload for c in self._plan.cases
         }
         times = {titles[id]: found for id, found in self._times.items()}
-        self._console.print(conclusion(times, list(self._plan.backends)))
+        self._console.print(conclusion(times, self._plan.backends))
 
 
 def _threads(count: int | None) -> str:

@@ -19,6 +19,9 @@ from nnkernels.errors import (
 )
 from nnkernels.spec import Array, Op
 
+DLPACK_CPU = 1
+"""Device type of host memory in the DLPack standard."""
+
 
 def gather_arguments(
     op: Op[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -92,7 +95,10 @@ def _as_array(op: Op[Any, Any], name: str, backend: Backend, value: Any) -> Any:
 
 
 def _host_like(value: Any) -> bool:
-    return not hasattr(value, "__cuda_array_interface__")
+    if hasattr(value, "__cuda_array_interface__"):
+        return False
+    device = getattr(value, "__dlpack_device__", None)
+    return device is None or device()[0] == DLPACK_CPU
 
 
 def _plain(op: Op[Any, Any], name: str, value: Any) -> Array:
@@ -103,8 +109,8 @@ def _plain(op: Op[Any, Any], name: str, value: Any) -> Array:
         value = value.data
     try:
         array = np.asarray(value)
-    except NnkernelsError:
-        raise  # an array of another device that refuses to be copied silently
+    except NnkernelsError as error:  # an array of another device that refuses a silent copy
+        raise DeviceMismatchError(f"{op.name}: {name}: {error}") from error
     except Exception as error:  # __array__ is foreign code
         raise InputError(f"{op.name}: {name} cannot become an array: {error}") from error
     if array.dtype.kind not in "fiub":

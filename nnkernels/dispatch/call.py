@@ -10,7 +10,7 @@ import numpy as np
 from nnkernels import spec
 from nnkernels.backend import Backend
 from nnkernels.dispatch.arguments import check_values, gather_arguments, normalise
-from nnkernels.dispatch.choice import current, default_for, default_host, get_backend
+from nnkernels.dispatch.choice import current, default_for, get_backend, serving
 from nnkernels.dispatch.outputs import allocate, check_out, check_updated, results, separate
 from nnkernels.dispatch.plan import Plan, key_of, limited, lookup, make_plan, remember
 from nnkernels.errors import BackendError, DTypeError, NnkernelsError
@@ -82,7 +82,7 @@ def _prepare(
         if type(a) is not np.ndarray:
             host = False
     if backend is None:
-        backend = current.get() or (default_host() if host else default_for(args))
+        backend = serving() if host else current.get() or default_for(args)
     if host:
         plan = lookup(key_of(op, backend, args, kwargs))
         if plan is not None:

@@ -41,6 +41,11 @@ def _swap_value(value: str) -> Any:
     module, _, attribute = value.partition(":")
     try:
         return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"kernel {value!r} cannot be imported: {error}; a module of your own must be installed "
+            "or in a folder named by PYTHONPATH"
+        ) from error
     except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
         raise InputError(
             f"kernel {value!r} cannot be imported: {type(error).__name__}: {error}"
@@ -111,3 +116,8 @@ def default_for(arrays: Sequence[Any]) -> Backend:
 def default_host() -> Backend:
     """The backend of NumPy arrays when none is named."""
     return plugins.load("numpy")
+
+
+def serving() -> Backend:
+    """The backend that serves NumPy arrays here: that of :func:`use`, else the default."""
+    return current.get() or default_host()

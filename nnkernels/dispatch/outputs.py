@@ -23,7 +23,7 @@ def separate(plan: Plan, arrays: Sequence[Any], out: Any) -> bool:
     shape, dtype = plan.outputs[0]
     if type(out) is not np.ndarray or out.shape != shape or out.dtype != dtype:
         return False
-    if not out.flags.writeable:
+    if not out.flags.carray:  # writable, aligned, C-contiguous
         return False
     for array in arrays:  # noqa: SIM110  # a loop: this is the fast path
         if np.may_share_memory(out, array):
@@ -64,6 +64,8 @@ def _check_memory(
     """Refuse a target that cannot be written, or that shares memory it must not share."""
     if not target.flags.writeable:
         raise OutputError(f"{plan.op.name}: {what} is read-only; give a writable array")
+    if _overlaps_itself(target):
+        raise OutputError(f"{plan.op.name}: {what} has elements that share memory; give a copy")
     for other in others:
         if other is None or not np.may_share_memory(target, other):
             continue
@@ -74,6 +76,19 @@ def _check_memory(
                 f"{plan.op.name}: {what} overlaps another argument; give separate memory"
                 + (", or exactly that argument" if in_place else "")
             )
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Whether two elements may share memory (strides from ``as_strided`` or ``broadcast_to``)."""
+    if array.flags.c_contiguous or array.size < 2:
+        return False
+    reach = array.itemsize
+    steps = zip(array.strides, array.shape, strict=True)
+    for stride, length in sorted((abs(stride), length) for stride, length in steps if length > 1):
+        if stride < reach:
+            return True
+        reach += stride * (length - 1)
+    return False
 
 
 def _same_memory(a: Array, b: Array) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +50,20 @@ def check_features(model: Model, x: Any, what: str) -> Array:
     """Features (n, inputs) in the model's dtype, C-contiguous, all finite."""
     array = as_numeric(what, x)
     if array.ndim != 2 or array.shape[1] != model.inputs:
-        raise ShapeError(f"{what} must have shape (rows, {model.inputs}), got {array.shape}")
+        raise ShapeError(
+            f"{what} must have shape (rows, {model.inputs}), got {array.shape}; "
+            f"{_remedy(array, model.inputs)}"
+        )
     return as_finite(what, array, model.dtype)
+
+
+def _remedy(array: Array, inputs: int) -> str:
+    """How features of another shape can fit the model, or a model them."""
+    if array.ndim and math.prod(array.shape[1:]) == inputs:
+        return f"x.reshape(len(x), {inputs}) gives it"
+    if array.ndim == 2:
+        return f"the model takes {inputs} columns: reshape, or build MLP([{array.shape[1]}, ...])"
+    return f"the model takes {inputs} columns: give one row for each sample"
 
 
 def _targets(model: Model, y: Any, what: str) -> Array:

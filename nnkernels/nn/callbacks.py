@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnkernels.errors import InputError, unknown
+from nnkernels.errors import UnknownNameError, unknown
 from nnkernels.nn.checks import check_number, check_whole
 from nnkernels.nn.history import Epoch
 from nnkernels.spec import Array
@@ -20,6 +21,10 @@ CUT_OFF = ("diverged", "SIGINT", "SIGTERM")
 """Reasons after which ``fit`` raises."""
 
 
+BAR = 16
+"""Columns of the progress bar."""
+
+
 class Callback:
     """Base of all callbacks; override what you need.
 
@@ -27,6 +32,9 @@ class Callback:
     """
 
     reason = "callback"
+
+    def check(self, figures: Sequence[str]) -> None:
+        """Before anything is done: refuse, by an InputError, a training that gives ``figures``."""
 
     def train_begin(self, trainer: Trainer, epochs: int) -> None:
         """Before the first of ``epochs`` epochs."""
@@ -74,15 +82,20 @@ class EarlyStopping(Callback):
         self.best, self.best_epoch, self.waited = math.inf, -1, 0
         self._weights: dict[str, Array] | None = None
 
+    def check(self, figures: Sequence[str]) -> None:
+        """Refuse to monitor what the training does not give."""
+        if self.monitor not in figures:
+            validated = any(figure.startswith("val_") for figure in figures)
+            hint = "" if validated else " Validation figures need validation_data=."
+            found = unknown("figure for EarlyStopping to monitor", self.monitor, figures)
+            raise UnknownNameError(f"{found}{hint}")
+
     def train_begin(self, trainer: Trainer, epochs: int) -> None:
         """Forget an earlier training."""
         self.best, self.best_epoch, self.waited, self._weights = math.inf, -1, 0, None
 
     def epoch_end(self, trainer: Trainer, record: Epoch) -> bool:
         """Compare with the best epoch so far."""
-        if self.monitor not in record.values:
-            hint = "; give validation_data=" if self.monitor.startswith("val_") else ""
-            raise InputError(f"EarlyStopping: there is no {self.monitor!r} to monitor{hint}")
         value = self.sign * record.values[self.monitor]
         if value < self.best - self.min_delta:
             self.best, self.best_epoch, self.waited = value, record.epoch, 0
@@ -128,12 +141,13 @@ class ProgressBar(Callback):
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=BAR, table_column=Column(no_wrap=True)),
             TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[text]}"),
             console=Console(stderr=True),
             transient=True,
@@ -151,7 +165,7 @@ class ProgressBar(Callback):
     def epoch_end(self, trainer: Trainer, record: Epoch) -> None:
         """Show the epoch's figures."""
         if self._bar is not None:
-            text = " ".join(f"{k} {v:.4g}" for k, v in record.values.items())
+            text = figures_within(record.values, self._bar.console.width - BAR - 32)
             self._bar.update(self._task, completed=record.epoch + 1 - self._first, text=text)
 
     def train_end(self, trainer: Trainer) -> None:
@@ -159,3 +173,14 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def figures_within(values: Mapping[str, float], width: int) -> str:
+    """As many figures, from the first on, as ``width`` columns hold."""
+    text = ""
+    for name, value in values.items():
+        longer = f"{text} {name} {value:.4g}".strip()
+        if len(longer) > width:
+            break
+        text = longer
+    return text

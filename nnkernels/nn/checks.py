@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,17 @@ def check_number(what: str, value: Any, interval: str) -> float:
     if not number or not sig.parse_interval(interval).contains(value, value, {}):
         raise InputError(f"{what} must be a number in {interval}, got {value!r}")
     return float(value)
+
+
+def check_names(what: str, value: Any) -> tuple[str, ...]:
+    """Names: one string, or several in a sequence."""
+    if isinstance(value, str):
+        return (value,)
+    names = tuple(value) if isinstance(value, Iterable) else (value,)
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"{what} must be a name or a list of names, got {name!r}")
+    return names
 
 
 def as_numeric(what: str, value: Any) -> Array:

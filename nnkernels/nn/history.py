@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from nnkernels.errors import missing_extra, unknown
+from nnkernels.errors import InputError, missing_extra, unknown
+from nnkernels.nn.checks import check_names
 from nnkernels.spec import Array
 
 
@@ -75,36 +76,59 @@ class History:
             raise unknown("parameter of the history", name, known)
         return np.array([e.gradient_norms[name] for e in self.epochs])
 
-    def plot(self, names: Sequence[str] | None = None, *, ax: Any = None, log: bool = False) -> Any:
+    def plot(
+        self, names: str | Sequence[str] | None = None, *, ax: Any = None, log: bool = False
+    ) -> Any:
         """Draw figures over the epochs; returns the matplotlib Axes.
 
         Args:
-            names: figures to draw, by default the loss and its validation.
+            names: figure to draw, or several; by default the loss and its validation.
             ax: Axes to draw into; a new figure's if None.
             log: logarithmic vertical axis.
+
+        Raises:
+            InputError: there is no epoch yet, or no such figure.
         """
-        ax = ax if ax is not None else _new_axes()
-        for name in names or [n for n in ("loss", "val_loss") if n in self.keys()]:
-            ax.plot(
-                [e.epoch for e in self.epochs], self[name], label=name, marker=_marker(len(self))
-            )
-        ax.set_xlabel("epoch")
+        self._check_epochs("plot")
+        chosen = check_names("plot: names", names or self._losses())
+        curves = {name: self[name] for name in chosen}
+        label = ", ".join(dict.fromkeys(name.removeprefix("val_") for name in chosen))
+        ax = self._draw(curves, ax, label)
         if log:
             ax.set_yscale("log")
-        ax.legend()
+        return ax
+
+    def _losses(self) -> list[str]:
+        return [name for name in ("loss", "val_loss") if name in self.keys()]
+
+    def _check_epochs(self, function: str) -> None:
+        if not self.epochs:
+            raise InputError(f"{function}: the history has no epoch yet; train at least one first")
+
+    def _draw(self, curves: Mapping[str, Array], ax: Any, label: str) -> Any:
+        """Curves over the epochs, with what every diagram of ours has."""
+        ax = ax if ax is not None else _new_axes()
+        from matplotlib.ticker import MaxNLocator  # after the message about a missing matplotlib
+
+        for name, curve in curves.items():
+            ax.plot([e.epoch for e in self.epochs], curve, label=name, marker=_marker(len(self)))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_xlabel("epoch")
+        ax.set_ylabel(label)
+        ax.legend(fontsize="small")
         ax.grid(alpha=0.3)
         return ax
 
     def plot_gradient_norms(self, *, ax: Any = None) -> Any:
-        """Draw the norm of every parameter's gradient over the epochs; returns the Axes."""
-        ax = ax if ax is not None else _new_axes()
-        for name in self.epochs[0].gradient_norms if self.epochs else ():
-            ax.plot([e.epoch for e in self.epochs], self.gradient_norms(name), label=name)
-        ax.set_xlabel("epoch")
-        ax.set_ylabel("gradient norm")
+        """Draw the norm of every parameter's gradient over the epochs; returns the Axes.
+
+        Raises:
+            InputError: there is no epoch yet.
+        """
+        self._check_epochs("plot_gradient_norms")
+        names = self.epochs[0].gradient_norms
+        ax = self._draw({name: self.gradient_norms(name) for name in names}, ax, "gradient norm")
         ax.set_yscale("log")
-        ax.legend(fontsize="small")
-        ax.grid(alpha=0.3)
         return ax
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnkernels.errors import InputError, unknown
+from nnkernels.errors import InputError, ProgramError, ShapeError, unknown
 from nnkernels.nn.losses import Loss
 from nnkernels.nn.model import Model
 from nnkernels.nn.optimizers import Optimizer
@@ -90,7 +90,7 @@ def predict_program(model: Model, rows: int, *, link: str | None) -> Program:
     """Predictions of ``rows`` samples, written to the rows of the input ``prediction``."""
     builder = _builder(model, rows, 1)
     x = builder.input("x", (rows, model.inputs))
-    prediction = model.forward(builder, x, training=False)
+    prediction = _predicted(builder, model, x, training=False)
     result = builder.input("prediction", (rows, model.outputs))
     with builder.label("output"):
         builder.emit(link or "identity", [prediction], [result], {})
@@ -123,11 +123,29 @@ def _batch(builder: Builder, model: Model, step: Step) -> tuple[int, int]:
         return builder.call("gather_rows", x, order), builder.call("gather_rows", y, order)
 
 
+def _predicted(builder: Builder, model: Model, x: int, *, training: bool) -> int:
+    """The slot of the model's prediction, checked: its forward pass may be the user's."""
+    slot = model.forward(builder, x, training=training)
+    if not isinstance(slot, int) or not 0 <= slot < len(builder.slots):
+        raise ProgramError(f"model: forward must return the prediction's slot, got {slot!r}")
+    shape, want = builder.slots[slot].shape, (builder.rows, model.outputs)
+    if shape != want:
+        raise ShapeError(f"model: forward returned shape {shape}, expected {want} (rows, outputs)")
+    known = {*model.parameters, *model.statistics}
+    for entry in builder.slots:
+        if entry.buffer in ("parameters", "statistics") and entry.name not in known:
+            raise ProgramError(
+                f"model: forward uses {entry.name!r}, which has no initial value; add it to "
+                f"parameters= (or statistics=) with shape {entry.shape}"
+            )
+    return slot
+
+
 def _forward(
     builder: Builder, model: Model, x: int, target: int, *, training: bool
 ) -> tuple[int, int, int]:
     """Slots of the prediction, of the data's loss, and of the loss with its penalties."""
-    prediction = model.forward(builder, x, training=training)
+    prediction = _predicted(builder, model, x, training=training)
     with builder.label("loss"):
         called = builder.call(model.loss.name, prediction, target, **model.loss.params)
         data_loss: int = called[0] if isinstance(called, tuple) else called

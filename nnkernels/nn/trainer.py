@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +15,16 @@ import numpy as np
 
 from nnkernels.backend import Backend
 from nnkernels.dispatch import get_backend
-from nnkernels.errors import DivergedError, InputError, TrainingInterrupted, unknown
+from nnkernels.errors import (
+    DivergedError,
+    InputError,
+    ProgramError,
+    TrainingInterrupted,
+    unknown,
+)
 from nnkernels.nn.arrays import Samples, check_features, check_samples
 from nnkernels.nn.callbacks import Callback, ProgressBar
-from nnkernels.nn.checks import check_arrays, check_number, check_whole
+from nnkernels.nn.checks import check_arrays, check_names, check_number, check_whole
 from nnkernels.nn.epochs import PER_EPOCH, Epochs, FitSettings, finite, reset
 from nnkernels.nn.history import Epoch, History
 from nnkernels.nn.interrupts import Pending, deferred
@@ -31,7 +39,7 @@ from nnkernels.nn.lowering import (
 from nnkernels.nn.model import Model
 from nnkernels.nn.optimizers import Optimizer, as_optimizer
 from nnkernels.nn.schedules import ScheduleLike, as_schedule, rates
-from nnkernels.program import State
+from nnkernels.program import Program, State
 from nnkernels.spec import Array
 
 INFERENCE_ROWS = 1024
@@ -50,8 +58,10 @@ class Trainer:
         backend: a name or a Backend; bound now, whatever ``nnkernels.use`` says later. ``"auto"``
             takes the available CPU backend with the highest priority; ``history.backend`` says
             which.
-        metrics: of ``accuracy``, ``mae``, ``mse``; by default the accuracy for classifiers.
-        schedule: a name, a :class:`~nnkernels.nn.Schedule` or a function; by default constant.
+        metrics: of ``accuracy``, ``mae``, ``mse``, one name or several; by default the accuracy
+            for classifiers.
+        schedule: a name, a :class:`~nnkernels.nn.Schedule` or a function of the steps' numbers and
+            the steps of an epoch; by default constant.
         clip_norm: largest norm of the whole gradient.
         clip_value: largest magnitude of a gradient's element.
     """
@@ -63,7 +73,7 @@ class Trainer:
         *,
         learning_rate: float | None = None,
         backend: str | Backend = "auto",
-        metrics: Sequence[str] | None = None,
+        metrics: str | Sequence[str] | None = None,
         schedule: str | ScheduleLike | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
@@ -74,8 +84,8 @@ class Trainer:
         self.optimizer = as_optimizer(optimizer, learning_rate)
         self.backend = get_backend(backend)
         chosen = metrics if metrics is not None else _default_metrics(model)
-        self.metrics = check_metrics(chosen)
-        self.schedule = schedule
+        self.metrics = check_metrics(check_names("Trainer: metrics", chosen))
+        self.schedule = _check_schedule(schedule)
         for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
             if value is not None:
                 check_number(f"Trainer: {name}", value, "(0,inf)")
@@ -83,7 +93,7 @@ class Trainer:
         self.history = History(self.backend.name)
         self.settings: FitSettings | None = None
         self.state = self._first_state()
-        as_schedule(schedule, 1)
+        self._training = threading.Lock()
 
     # --- state -----------------------------------------------------------------------------
 
@@ -151,7 +161,7 @@ class Trainer:
         shuffle: bool = True,
         validation_data: tuple[Any, Any] | None = None,
         callbacks: Sequence[Callback] = (),
-        record: Sequence[str] = (),
+        record: str | Sequence[str] = (),
         progress: bool = True,
     ) -> History:
         """Train for ``epochs`` more epochs.
@@ -166,8 +176,8 @@ class Trainer:
             shuffle: a new order every epoch, from the model's seed, the same on every backend.
             validation_data: ``(x, y)`` evaluated after every epoch.
             callbacks: see :class:`~nnkernels.nn.Callback`.
-            record: names of arrays (``linear0.weight``, ``linear0.weight.gradient``) copied into
-                ``history.recorded`` after every epoch.
+            record: name of an array (``linear0.weight``, ``linear0.weight.gradient``), or several,
+                copied into ``history.recorded`` after every epoch.
             progress: show a bar on stderr when that is a terminal.
 
         Returns:
@@ -175,20 +185,45 @@ class Trainer:
 
         Raises:
             InputError and its children: bad arrays or settings; nothing is changed.
+            ProgramError: this trainer is training already, in another thread or around a callback.
             DivergedError: a loss or weight became NaN or infinite; weights and history of the last
                 good step are kept. The epoch is over: ``fit`` again begins it anew from there,
                 with these settings or others.
             TrainingInterrupted: Ctrl-C or SIGTERM, after a whole step; ``fit`` again continues
                 within the epoch, with the same data and settings.
         """
-        samples = check_samples(self.model, x, y, "fit")
-        validation = self._validation(validation_data)
-        settings = self._settings(len(samples), batch_size, shuffle, epochs)
-        for name in record:
-            if name not in self.state.names():
-                raise unknown("array to record", name, self.state.names())
-        hooks = [*([ProgressBar()] if progress else []), *callbacks]
-        runner = self._prepare(samples, settings)
+        with self._alone():
+            samples = check_samples(self.model, x, y, "fit")
+            validation = self._validation(validation_data)
+            settings = self._settings(len(samples), batch_size, shuffle, epochs)
+            recorded = self._recorded(record)
+            own = [ProgressBar()] if progress else []
+            hooks = [*own, *_check_callbacks(callbacks, self._figures(validation))]
+            runner = self._prepare(samples, settings)
+            self._run_epochs(runner, epochs, hooks, validation, recorded)
+        return self.history
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse a second ``fit`` while one runs: both would write the same weights."""
+        if not self._training.acquire(blocking=False):
+            raise ProgramError(
+                "fit: this Trainer is already training, in another thread or around this callback; "
+                "wait for its end, or make a second Trainer"
+            )
+        try:
+            yield
+        finally:
+            self._training.release()
+
+    def _run_epochs(
+        self,
+        runner: Epochs,
+        epochs: int,
+        hooks: Sequence[Callback],
+        validation: Samples | None,
+        record: Sequence[str],
+    ) -> None:
         schedule = as_schedule(self.schedule, self.epoch + epochs)
         with deferred() as pending, self._hooked(hooks, epochs):
             self.history.stop_reason = "epochs"
@@ -200,7 +235,18 @@ class Trainer:
                 if reason:
                     self.history.stop_reason = reason
                     break
-        return self.history
+
+    def _figures(self, validation: Samples | None) -> tuple[str, ...]:
+        """Names of the figures that every epoch of a ``fit`` gives."""
+        names = ("loss", *self.metrics)
+        return names if validation is None else (*names, *(f"val_{name}" for name in names))
+
+    def _recorded(self, record: Any) -> tuple[str, ...]:
+        names = check_names("fit: record", record)
+        for name in names:
+            if name not in self.state.names():
+                raise unknown("array to record", name, self.state.names())
+        return names
 
     def _validation(self, data: tuple[Any, Any] | None) -> Samples | None:
         if data is None:
@@ -213,6 +259,8 @@ class Trainer:
         self, rows: int, batch_size: int | str | None, shuffle: bool, epochs: int
     ) -> FitSettings:
         check_whole("fit: epochs", epochs, 0)
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise InputError(f"fit: shuffle must be True or False, got {shuffle!r}")
         batch = _batch_rows(batch_size, rows)
         if batch > rows:
             raise InputError(f"fit: batch_size {batch} is larger than the data ({rows} rows)")
@@ -268,7 +316,7 @@ class Trainer:
         step = int(self.state.number("step"))
         raise DivergedError(
             f"training diverged in epoch {self.epoch}, step {step}: {tensor!r} is not finite; the "
-            f"weights after {step} steps are kept. Lower the learning rate (now "
+            f"weights after step {step} are kept. Lower the learning rate (now "
             f"{self.optimizer.rate:g}), clip the gradient (clip_norm=) or scale the data",
             epoch=self.epoch,
             step=step,
@@ -392,6 +440,15 @@ class Trainer:
             loss = float(executable.fetch("loss"))
             return loss, {n: self.state.get(f"{n}.gradient") for n in self.model.parameters}
 
+    def step_program(self, rows: int, *, shuffle: bool = True) -> Program:
+        """The Program of one training step on ``rows`` rows, as :meth:`fit` runs it.
+
+        ``shuffle`` says whether its rows are gathered by a shuffled order.
+        """
+        check_whole("step_program: rows", rows, 1)
+        step = self._step(labels=self.model.loss.takes_labels)
+        return train_program(self.model, rows, replace(step, gather=rows if shuffle else None))
+
     def summary(self) -> str:
         """The model's arrays and parameter counts."""
         return self.model.summary()
@@ -433,6 +490,38 @@ def _batch_rows(batch_size: Any, rows: int) -> int:
     if isinstance(batch_size, str) and batch_size == "auto":
         return min(BATCH_ROWS, rows)
     return check_whole("fit: batch_size (or 'auto', or None)", batch_size, 1)
+
+
+def _check_schedule(schedule: Any) -> Any:
+    """``schedule`` as given, known by name or callable with its two arguments."""
+    try:
+        inspect.signature(as_schedule(schedule, 1)).bind(None, None)
+    except TypeError as error:
+        raise InputError(
+            f"Trainer: schedule must take two arguments, the numbers of the steps (an array) and "
+            f"the steps of an epoch: {error}"
+        ) from error
+    except ValueError:  # a built-in function without a signature: its values are checked
+        pass
+    return schedule
+
+
+def _check_callbacks(callbacks: Any, figures: Sequence[str]) -> list[Callback]:
+    """The callbacks of a ``fit`` whose epochs give ``figures``, each of them content with that."""
+    if not isinstance(callbacks, Iterable):
+        raise InputError(
+            f"fit: callbacks must be a list of Callbacks, got {callbacks!r}; "
+            "put a single one in brackets: [callback]"
+        )
+    checked = list(callbacks)
+    for callback in checked:
+        if not isinstance(callback, Callback):
+            raise InputError(
+                f"fit: callbacks must be objects of classes derived from nnkernels.nn.Callback, "
+                f"got {callback!r}"
+            )
+        callback.check(figures)
+    return checked
 
 
 def _norm(gradient: Array) -> float:

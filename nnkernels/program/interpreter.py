@@ -12,8 +12,16 @@ from typing import Any
 import numpy as np
 
 from nnkernels import signature as sig
-from nnkernels.backend import Backend, Resolution
-from nnkernels.errors import DTypeError, LabelError, ProgramError, ShapeError, unknown
+from nnkernels.backend import Backend, Resolution, function_name
+from nnkernels.errors import (
+    BackendError,
+    DTypeError,
+    LabelError,
+    NnkernelsError,
+    ProgramError,
+    ShapeError,
+    unknown,
+)
 from nnkernels.program.builder import solved_dims
 from nnkernels.program.format import ARENA, CONSTANT, INPUT, Instruction, Program, Slot, aligned
 from nnkernels.program.memory import plan_arena
@@ -199,14 +207,26 @@ class Interpreter:
             if stop is not None and stop():
                 return done
             self._move_windows()
-            for call in self._compute:
-                call()
+            self._run_phase(self._compute, 0)
             if not self._loss_is_finite():
                 self.state.view("diverged")[...] = 1
                 return done
-            for call in self._update:
-                call()
+            self._run_phase(self._update, len(self._compute))
         return steps
+
+    def _run_phase(self, calls: Sequence[Callable[[], None]], first: int) -> None:
+        try:
+            for call in calls:
+                call()
+        except (NnkernelsError, MemoryError):
+            raise
+        except Exception as error:
+            bound = self.bound[first + calls.index(call)]
+            raise BackendError(
+                f"{bound.instruction.op} ({bound.instruction.label or 'no label'}) on "
+                f"{self.backend.name} failed in {function_name(bound.function)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def _loss_is_finite(self) -> bool:
         if self._loss is None:

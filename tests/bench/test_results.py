@@ -7,7 +7,7 @@ import pytest
 import nnkernels.bench
 from nnkernels.bench import results
 from nnkernels.bench.harness import cases
-from nnkernels.bench.session import Effort, Plan, Session, choose_backends
+from nnkernels.bench.session import Effort, Plan, Session, choose_backends, hired
 from nnkernels.errors import ResultError
 
 SCHEMA = Path(nnkernels.bench.__file__).parent / "schema" / "bench-1.json"
@@ -23,9 +23,11 @@ class Silent:
 @pytest.fixture(scope="module")
 def run() -> results.Run:
     chosen = [case for case in cases("quick") if case.workload in ("W4", "relu", "one_hot")]
-    backends, skipped = choose_backends([], None)
-    session = Session(Plan(chosen, backends, {**skipped, "absent": "not here"}, TINY), Silent())
-    session.run()
+    backends, skipped = choose_backends([])
+    plan = Plan(chosen, "quick", backends, {**skipped, "absent": "not here"}, TINY)
+    with hired(plan) as crew:
+        session = Session(plan, crew, Silent())
+        session.run()
     return session.record()
 
 
@@ -51,6 +53,12 @@ def test_what_is_not_measured_is_null(run: results.Run) -> None:
     assert skipped["times"]["call"] is None
     assert skipped["correctness"] is None
     assert (skipped["status"], skipped["reason"]) == ("skipped", "not here")
+
+
+def test_samples_tell_the_processes_apart(run: results.Run) -> None:
+    found = {r.backend: set(r.times.call.process) for r in run.results if r.times.call}
+    assert found["numpy"] == {0}
+    assert found["textbook"] == {len(found) - 1}
 
 
 def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,18 +1,20 @@
 """A run: what is timed, what is not, and what is said about it."""
 
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-import nnkernels
 from nnkernels import plugins
 from nnkernels.bench import harness, session
-from nnkernels.bench.session import Effort, Plan, Session, choose_backends
-from nnkernels.errors import BackendError, BackendUnavailableError, UnknownNameError
+from nnkernels.bench.session import Effort, Plan, Session, choose_backends, hired
+from nnkernels.errors import BackendUnavailableError, InputError, UnknownNameError
 
 TINY = Effort(0.05, 2, 3, 0.01)
 RELU = next(case for case in harness.cases("quick") if case.workload == "relu")
+TANH = next(case for case in harness.cases("quick") if case.workload == "tanh")
 
 
 class Recorder:
@@ -26,12 +28,25 @@ class Recorder:
         self.events.append(("finish", case.id))
 
 
-def measure(*kernels, cases=(RELU,), **plan):
-    numpy = nnkernels.get_backend("numpy")
-    backends = {"numpy": numpy} | {k.__name__: numpy.replace(relu=k) for k in kernels}
-    made = Session(Plan(cases, backends, {}, TINY, **plan), Recorder())
-    made.run()
-    return {r.backend: r for r in made.found}, made
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted kernels, for workers."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def planted(kernel: str) -> str:
+    return f"numpy[relu=planted_kernels:{kernel}]"
+
+
+def measure(*kernels, cases=(RELU,), effort=TINY, **plan):
+    """Rows of the first case by the kernel's name, and the session."""
+    names = ["numpy", *map(planted, kernels)]
+    made_plan = Plan(cases, "quick", names, {}, effort, **plan)
+    with hired(made_plan) as crew:
+        made = Session(made_plan, crew, Recorder())
+        made.run()
+    first = [r for r in made.found if r.workload == cases[0].workload]
+    return {r.backend.rpartition(":")[2].rstrip("]"): r for r in first}, made
 
 
 def test_a_right_kernel_is_timed_and_rated() -> None:
@@ -47,46 +62,100 @@ def test_a_right_kernel_is_timed_and_rated() -> None:
     assert row.prime_calls >= 2
 
 
-def test_a_wrong_kernel_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def wrong(x, *, out):
-        calls.append(1)
-        np.maximum(x, 0, out=out)
-        out[0, 7] += 1
-
-    rows, _ = measure(wrong)
-    assert rows["wrong"].status == "incorrect"
+def test_a_wrong_kernel_is_never_timed() -> None:
+    rows, _ = measure("wrong")
+    assert rows["wrong"].status == "incorrect"  # it would have "failed" in a second call
     assert "result 0[0, 7]" in rows["wrong"].reason
     assert rows["wrong"].times.call is None
     assert rows["wrong"].rates.byte_s is None
-    assert len(calls) == 1
     assert rows["numpy"].status == "ok"
 
 
 def test_a_kernel_that_goes_wrong_later_is_found_out() -> None:
-    calls = []
-
-    def tiring(x, *, out):
-        calls.append(1)
-        np.maximum(x, 0 if len(calls) < 3 else 1, out=out)
-
-    rows, _ = measure(tiring)
+    rows, _ = measure("tiring")
     assert rows["tiring"].status == "incorrect"
     assert rows["tiring"].times.call is None
 
 
 def test_a_kernel_that_raises_fails_alone_and_names_no_folder() -> None:
-    def broken(x, *, out):
-        raise RuntimeError("lost /home/ann/kernel.so")
-
-    rows, _ = measure(broken)
+    rows, _ = measure("broken")
     assert (rows["broken"].status, rows["broken"].reason) == (
         "failed",
         "RuntimeError: lost …/kernel.so",
     )
     assert rows["broken"].correctness is None
     assert rows["numpy"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        ("crashing", "its process ended with exit code 7"),
+        ("crashing_later", "its process ended with exit code 7"),
+        ("garbling", "its process answered garbage"),
+    ],
+)
+def test_a_lost_worker_fails_one_row_and_is_replaced(kernel: str, reason: str) -> None:
+    effort = Effort(5.0, 40, 40, 0.01)
+    rows, made = measure(kernel, cases=(RELU, TANH), effort=effort)
+    assert rows[kernel].status == "failed"
+    assert rows[kernel].reason.startswith(reason)
+    assert rows[kernel].times.call is None
+    assert rows["numpy"].status == "ok"
+    assert [r.status for r in made.found if r.workload == "tanh"] == ["ok", "ok"]
+
+
+def test_a_worker_that_hangs_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "PATIENCE", 5.0)
+    rows, made = measure("hanging", cases=(RELU, TANH))
+    assert (rows["hanging"].status, rows["hanging"].reason) == ("failed", "no answer within 5 s")
+    assert [(r.status, r.reason) for r in made.found if r.workload == "tanh"] == [
+        ("ok", None),
+        ("failed", "no answer within 5 s"),
+    ]
+
+
+def test_a_worker_that_is_killed_in_between_is_replaced() -> None:
+    class Killer(Recorder):
+        def finish(self, case, found) -> None:
+            if len(made.found) == 1:
+                os.kill(crew[0].worker.pid, signal.SIGKILL)
+
+    plan = Plan((RELU, TANH, RELU), "quick", ["numpy"], {}, TINY)
+    with hired(plan) as crew:
+        made = Session(plan, crew, Killer())
+        made.run()
+    assert [r.status for r in made.found] == ["ok", "failed", "ok"]
+    assert made.found[1].reason == "its process was killed by SIGKILL"
+
+
+def test_arrays_that_do_not_fit_are_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session.Worker, "ask_arrays", lambda *args: [])
+    rows, _ = measure()
+    assert rows["numpy"].status == "failed"
+    assert rows["numpy"].reason.startswith("its process answered garbage: zip()")
+
+
+def test_a_worker_that_runs_something_else_is_not_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "identify", lambda: {**harness.identify(), "numpy": "1.0"})
+    rows, _ = measure()
+    assert rows["numpy"].status == "failed"
+    assert "runs another nnkernels" in rows["numpy"].reason
+
+
+def test_a_backend_that_crashes_when_it_is_loaded(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "crashing_import.py").write_text("import os\nos._exit(5)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plan = Plan((RELU,), "quick", ["numpy", "numpy[relu=crashing_import:f]"], {}, TINY)
+    with hired(plan) as crew:
+        made = Session(plan, crew, Recorder())
+        made.run()
+    assert [(r.status, r.reason) for r in made.found] == [
+        ("ok", None),
+        ("failed", "its process ended with exit code 5"),
+    ]
 
 
 def test_a_baseline_is_measured_in_the_same_run() -> None:
@@ -107,12 +176,11 @@ def test_an_interrupted_run_keeps_what_it_has() -> None:
     def interrupt():
         raise KeyboardInterrupt
 
-    made = Session(
-        Plan((RELU, replace(RELU, make=interrupt)), choose_backends([], None)[0], {}, TINY),
-        Recorder(),
-    )
-    with pytest.raises(KeyboardInterrupt):
-        made.run()
+    plan = Plan((RELU, replace(RELU, make=interrupt)), "quick", ["numpy"], {}, TINY)
+    with hired(plan) as crew:
+        made = Session(plan, crew, Recorder())
+        with pytest.raises(KeyboardInterrupt):
+            made.run()
     record = made.record()
     assert not record.complete
     assert [r.workload for r in record.results] == ["relu"]
@@ -129,32 +197,46 @@ def test_the_record_says_how_it_was_measured() -> None:
     assert record.created.endswith("Z")
 
 
-def test_threads_reach_backends_that_do_not_choose_their_own() -> None:
-    chosen, _ = choose_backends(["numpy", "numpy(threads=2)"], 1)
-    assert [b.threads for b in chosen.values()] == [1, 2]
-    assert [b.threads for b in choose_backends(["numpy"], None)[0].values()] == [None]
-
-
 def test_backends_that_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"numpy": None, "reference": None, "broken": "no library at /home/ann/lib.so"}
     monkeypatch.setattr(plugins, "availability", lambda: known)
-    chosen, skipped = choose_backends([], None)
-    assert list(chosen) == ["numpy"]
-    assert skipped == {"broken": "no library at …/lib.so"}
+    assert choose_backends([]) == (["numpy"], {"broken": "no library at …/lib.so"})
 
 
-@pytest.mark.parametrize("error", [BackendError("broken"), BackendUnavailableError("no GPU")])
-def test_a_named_backend_that_does_not_work(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fail(name: str) -> None:
-        raise error
-
-    monkeypatch.setattr(session.nnkernels, "get_backend", fail)
-    with pytest.raises(BackendUnavailableError, match=str(error)):
-        choose_backends(["cupy"], None)
+def test_a_backend_that_is_named_twice_is_one_candidate() -> None:
+    assert choose_backends(["numpy", "reference", "numpy"]) == (["numpy", "reference"], {})
 
 
-def test_an_unknown_backend() -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean 'numpy'"):
-        choose_backends(["nunpy"], None)
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("nunpy", UnknownNameError, "Did you mean 'numpy'"),
+        ("numpy[relu=nowhere:x]", InputError, "cannot be imported"),
+        ("numpy[", InputError, "cannot be read"),
+        ("absent", BackendUnavailableError, "no GPU"),
+        ("broken", BackendUnavailableError, "failed to load"),
+    ],
+)
+def test_names_that_cannot_be_used(tmp_path: Path, monkeypatch, name, error, message) -> None:
+    plant_backends(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with (
+        pytest.raises(error, match=message),
+        hired(Plan((RELU,), "quick", ["numpy", name], {}, TINY)),
+    ):
+        raise AssertionError("nothing is measured")
+
+
+def plant_backends(folder: Path) -> None:
+    """A distribution with a backend that cannot work here, and one that raises."""
+    (folder / "planted_backends.py").write_text(
+        "from nnkernels.errors import BackendUnavailableError\n"
+        "def absent():\n    raise BackendUnavailableError('no GPU')\n"
+        "def broken():\n    raise OSError('no library')\n"
+    )
+    info = folder / "planted-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[nnkernels.backends]\nabsent = planted_backends:absent\nbroken = planted_backends:broken\n"
+    )

@@ -40,9 +40,10 @@ def test_summary_is_ordered_and_does_not_depend_on_the_order(samples, random) ->
 
 
 def test_known_samples() -> None:
-    times = summarise([5.0, 1.0, 4.0, 2.0, 3.0, 100.0, 3.5], contended=2)
+    times = summarise([5.0, 1.0, 4.0, 2.0, 3.0, 100.0, 3.5], contended=2, process=3)
     assert (times.median, times.mad, times.min, times.contended) == (3.5, 1.5, 1.0, 2)
     assert times.ci == (1.0, 100.0)
+    assert times.process == [3] * 7
     assert half_width(times.ci, times.median) == pytest.approx(99 / 7)
     assert not times.converged
 

@@ -67,40 +67,42 @@ def test_caches_are_warmed_before_a_sample_and_outside_of_it(clock: Clock) -> No
     track = Track(runner)
     prime(track, first=0.004, limit=1.0)
     runner.log, runner.warm = [], [0.05]
-    timing.take(track)
+    seconds, _ = timing.take(track, track.loops)
     assert runner.log == [1, 2]
-    assert track.samples == pytest.approx([0.004])
+    assert seconds == pytest.approx(0.004)
 
 
-def test_samples_are_seconds_a_call_in_turns(clock: Clock) -> None:
-    fast, slow = Track(Scripted(clock, 0.001), loops=8), Track(Scripted(clock, 0.004), loops=2)
-    order = []
-    for name, track in (("fast", fast), ("slow", slow)):
-        run = track.runner.run
-        track.runner.run = lambda n, run=run, name=name: (order.append(name), run(n))
+def test_samples_are_seconds_a_call(clock: Clock) -> None:
+    seconds, _ = timing.take(Track(Scripted(clock, 0.001)), 8)
+    assert seconds == pytest.approx(0.001)
+
+
+def test_candidates_take_turns_in_random_order() -> None:
+    order: list[str] = []
+    takers = [lambda: order.append("a"), lambda: order.append("b")]
     rng = np.random.default_rng(0)
-    interleave([fast, slow], rng, seconds=9, least=3, most=10, enough=lambda: False)
-    assert fast.samples == pytest.approx([0.001] * 10)
-    assert slow.samples == pytest.approx([0.004] * 10)
-    assert all(set(order[i : i + 2]) == {"fast", "slow"} for i in range(0, 20, 2))
-    assert len({tuple(order[i : i + 2]) for i in range(0, 20, 2)}) == 2
+    interleave(takers, rng, seconds=9, least=3, most=10, enough=lambda: False)
+    rounds = [tuple(order[i : i + 2]) for i in range(0, 20, 2)]
+    assert len(order) == 20
+    assert set(rounds) == {("a", "b"), ("b", "a")}
 
 
 @pytest.mark.parametrize(
     ("seconds", "enough", "rounds"), [(-1.0, False, 3), (99.0, True, 3), (99.0, False, 7)]
 )
-def test_sampling_ends(clock: Clock, seconds: float, enough: bool, rounds: int) -> None:
-    track = Track(Scripted(clock, 0.001))
+def test_sampling_ends(seconds: float, enough: bool, rounds: int) -> None:
+    taken: list[int] = []
     rng = np.random.default_rng(0)
-    interleave([track], rng, seconds=seconds, least=3, most=7, enough=lambda: enough)
-    assert len(track.samples) == rounds
+    takers = [lambda: taken.append(1)]
+    interleave(takers, rng, seconds=seconds, least=3, most=7, enough=lambda: enough)
+    assert len(taken) == rounds
 
 
 def test_garbage_is_not_collected_inside_a_sample(clock: Clock) -> None:
     seen = []
     runner = Scripted(clock, 0.001)
     runner.run = lambda loops: seen.append(gc.isenabled())
-    timing.take(Track(runner))
+    timing.take(Track(runner), 1)
     assert seen == [False]
     assert gc.isenabled()
 
@@ -109,7 +111,7 @@ def test_garbage_collection_comes_back_after_an_error(clock: Clock) -> None:
     runner = Scripted(clock, 0.001)
     runner.run = lambda loops: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        timing.take(Track(runner))
+        timing.take(Track(runner), 1)
     assert gc.isenabled()
 
 
@@ -118,9 +120,7 @@ def test_interrupted_samples_are_counted(clock: Clock, monkeypatch: pytest.Monke
     usage = type("Usage", (), {"ru_nivcsw": property(lambda self: next(switches))})
     monkeypatch.setattr(timing.resource, "getrusage", lambda who: usage())
     track = Track(Scripted(clock, 0.001))
-    timing.take(track)
-    timing.take(track)
-    assert track.contended == 1
+    assert [timing.take(track, 1)[1] for _ in range(2)] == [False, True]
 
 
 def test_threads_are_held_and_given_back() -> None:
@@ -133,3 +133,27 @@ def test_threads_are_held_and_given_back() -> None:
     with timing.held_to(1):
         assert threads() == {1}
     assert threads() == before
+
+
+@pytest.mark.parametrize(("threads", "waits"), [(None, 3), (2, 3), (1, 0)])
+def test_the_next_in_turn_finds_no_thread_at_work(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, threads: int | None, waits: int
+) -> None:
+    used = iter([0.0, 0.005, 0.005, 0.009, 0.009, 0.009])
+    slept: list[float] = []
+    monkeypatch.setattr(timing.time, "process_time", lambda: next(used))
+    monkeypatch.setattr(timing.time, "sleep", slept.append)
+    timing.settle(threads)
+    assert slept == [timing.RESTING] * waits
+
+
+def test_threads_that_never_rest_are_not_waited_for_long(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    monkeypatch.setattr(timing.time, "process_time", clock.perf_counter)
+    monkeypatch.setattr(timing.time, "sleep", sleep)
+    timing.settle(None)
+    assert clock.now < 2 * timing.SETTLE_SECONDS

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
+import psutil
 import pytest
 
 from nnkernels import plugins
@@ -18,25 +18,20 @@ from nnkernels.cli import bench
 from nnkernels.cli._app import run
 
 ROOT = Path(__file__).parents[2]
+PLANTED = str(ROOT / "tests" / "bench")
 QUICK = ["bench", "--preset", "quick", "--time-budget", "0.05"]
-
-
-def wrong(x, *, out):
-    """A planted fault."""
-    np.maximum(x, 0, out=out)
-    out[0, 0] = 9
-
-
-def broken(x, *, out):
-    """A planted failure."""
-    raise RuntimeError("broken")
+RELU = "relu and forward and not leaky"
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This module under a name that a swap can spell."""
-    monkeypatch.setitem(sys.modules, "planted", sys.modules[__name__])
+    """The planted kernels, for workers."""
+    monkeypatch.syspath_prepend(PLANTED)
     monkeypatch.setattr(sys, "argv", ["nnkernels"])
+
+
+def planted(*kernels: str) -> str:
+    return ",".join(f"numpy[relu=planted_kernels:{kernel}]" for kernel in kernels)
 
 
 def test_a_table_in_80_columns_without_escapes(capsys) -> None:
@@ -70,16 +65,28 @@ def test_results_are_written(tmp_path: Path, capsys) -> None:
 
 
 def test_a_wrong_kernel_is_not_timed_and_fails_the_run(capsys) -> None:
-    names = "numpy,numpy[relu=planted:wrong],numpy[relu=planted:broken]"
-    assert run([*QUICK, "-k", "relu and forward and not leaky", "-b", names]) == 1
+    names = f"numpy,{planted('wrong', 'broken')}"
+    assert run([*QUICK, "-k", RELU, "-b", names]) == 1
     out = capsys.readouterr().out
-    assert "numpy[relu=planted:wrong]: INCORRECT, not timed: relu: result 0[0, 0] is 9.0" in out
-    assert "numpy[relu=planted:broken]: FAILED, not timed: RuntimeError: broken" in out
+    assert "planted_kernels:wrong]: INCORRECT, not timed: relu: result 0[0, 7] is " in out
+    assert "planted_kernels:broken]: FAILED, not timed: RuntimeError: lost …/kernel.so" in out
 
 
-def test_a_failing_kernel_alone_makes_the_run_incomplete(capsys) -> None:
-    names = "numpy[relu=planted:broken]"
-    assert run([*QUICK, "-k", "relu and forward and not leaky", "-b", names]) == 3
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        ("broken", "RuntimeError: lost"),
+        ("crashing", "its process ended with exit code 7"),
+        ("garbling", "its process answered garbage"),
+    ],
+)
+def test_a_failing_kernel_makes_the_run_incomplete(capsys, kernel, reason) -> None:
+    assert run([*QUICK, "-k", RELU, "-b", f"{planted(kernel)},numpy"]) == 3
+    out, err = capsys.readouterr()
+    assert f"planted_kernels:{kernel}]: FAILED, not timed: {reason}" in out
+    assert re.search(r"  numpy +[\d.]+ [mun]s", out)
+    assert err == ""
+    assert psutil.Process().children() == []
 
 
 def test_two_backends_are_compared(capsys) -> None:
@@ -123,22 +130,47 @@ def test_bad_arguments(arguments: list[str], code: int, message: str, capsys) ->
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_leaves_a_partial_file(tmp_path: Path, number: int, code: int) -> None:
+def ended(process: psutil.Process) -> bool:
+    """Whether it ends soon; who adopts a zombie may never reap it."""
+    for _ in range(1000):
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
+)
+@pytest.mark.parametrize("kernel", ["right", "holding"])
+def test_an_interrupted_run_leaves_no_process_and_a_partial_file(
+    tmp_path: Path, number: int, code: int, kernel: str
+) -> None:
     path = tmp_path / "run.json"
-    command = [sys.executable, "-m", "nnkernels", "bench", "--preset", "quick", "-o", str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    names = f"numpy,{planted(kernel)}"
+    options = ["--preset", "quick", "--time-budget", "100", "-o", str(path), "-b", names]
+    cases = "one_hot or (relu and not leaky)"
+    command = [sys.executable, "-m", "nnkernels", "bench", *options, "-k", cases]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), PLANTED])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as process:
         process.stdout.readline()
         time.sleep(0.2)
+        workers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == code
+    assert len(workers) == 2
+    assert all(ended(worker) for worker in workers)
     assert "Traceback" not in err
-    document = json.loads(path.read_text())
-    assert document["complete"] is False
-    assert document["results"]
+    if number != signal.SIGKILL:
+        document = json.loads(path.read_text())
+        assert document["complete"] is False
+        assert document["results"]
 
 
 def times(median: float, spread: float = 0.1) -> results.Times:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import nnkernels
+from nnkernels import get_backend
+from nnkernels.errors import BackendError, ProgramError, ShapeError
 from nnkernels.nn import MLP, Activation, Linear, Model, Trainer
 from nnkernels.program import Builder, State, differentiate
 from nnkernels.spec import OPERATORS, Cost, Error, op
@@ -126,3 +128,43 @@ def test_a_skip_connection_trains_as_a_program_of_ones_own(classes, backend):
         assert executable.run(1) == 1
         got.append(float(executable.fetch("loss")))
     np.testing.assert_allclose(got, descend(x, y, 10, 0.1)[0], rtol=1e-12)
+
+
+# --- what a forward pass of the user's must keep ------------------------------------------------
+
+
+def trained(forward, **options):
+    options = {"inputs": 2, "outputs": 2, "parameters": {"w": np.ones((2, 2))}, **options}
+    return Trainer(Model(forward, options.pop("parameters"), **options))
+
+
+def test_a_prediction_of_another_shape_is_refused_at_once():
+    with pytest.raises(ShapeError, match=r"forward returned shape \(1, 3\), expected \(1, 2\)"):
+        trained(
+            lambda b, x, training: b.call("matmul", x, b.parameter("w", (2, 3))),
+            parameters={"w": np.ones((2, 3))},
+        )
+
+
+def test_a_parameter_without_initial_value_is_refused():
+    def forward(builder, x, training):
+        hidden = builder.call("matmul", x, builder.parameter("w", (2, 2)))
+        return builder.call("matmul", hidden, builder.parameter("q", (2, 2)))
+
+    with pytest.raises(ProgramError, match="'q', which has no initial value"):
+        trained(forward)
+
+
+def test_a_forward_pass_must_return_a_slot():
+    with pytest.raises(ProgramError, match="must return the prediction's slot, got None"):
+        trained(lambda builder, x, training: None)
+
+
+def test_a_kernel_that_fails_in_training_is_named():
+    def broken(x, *, out):
+        raise RuntimeError("on fire")
+
+    backend = get_backend("numpy").replace(tanh=broken)
+    trainer = Trainer(MLP([2, 3, 2], activation="tanh"), backend=backend)
+    with pytest.raises(BackendError, match=r"tanh \(activation1\) on numpy\[.*on fire"):
+        trainer.fit(np.ones((4, 2)), np.zeros(4, int), batch_size=4)

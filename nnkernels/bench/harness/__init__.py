@@ -6,7 +6,8 @@ with.
 """
 
 from .registry import cases
-from .timing import SAMPLE_SECONDS, Track, elapsed, held_to, interleave, prime
+from .timing import SAMPLE_SECONDS, Track, elapsed, interleave, prime
+from .worker import identify
 from .workload import PRESETS, Agreement, Case, Cost, Preset, Problem, Runner
 
 __all__ = [
@@ -21,7 +22,7 @@ __all__ = [
     "Track",
     "cases",
     "elapsed",
-    "held_to",
+    "identify",
     "interleave",
     "prime",
 ]

@@ -205,12 +205,17 @@ class OperatorProblem:
     ) -> None:
         self.op, self.params, self.dtype = op, params, dtype
         self.inputs = draw_inputs(op, params, dims, dtype)
-        wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in self.inputs]
-        with np.errstate(all="ignore"):
-            self.expected = op.evaluate(*wide, **_wide(params))
-            self.bounds = op.error.bound(self.expected, tuple(wide), params, dtype)
         signature, known = op.signatures(params)[0], {**params, **dims}
         self.outputs = [(signature.shape(a, known), a.dtype(dtype)) for a in signature.outputs]
+
+    @functools.cached_property
+    def reference(self) -> tuple[Any, Any]:
+        """The float64 results, and how far off each element may be."""
+        op, params = self.op, self.params
+        wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in self.inputs]
+        with np.errstate(all="ignore"):
+            expected = op.evaluate(*wide, **_wide(params))
+            return expected, op.error.bound(expected, tuple(wide), params, self.dtype)
 
     def runner(self, backend: Any) -> Runner:
         """The operator, bound on ``backend``."""
@@ -219,6 +224,10 @@ class OperatorProblem:
     def baseline(self, name: str) -> Runner:
         """Operators have no baselines."""
         raise KeyError(name)
+
+    def agreement(self, found: Sequence[Any]) -> Agreement:
+        """Compare every output within the operator's own error bound."""
+        return compare(self, found)
 
 
 class OperatorRunner:
@@ -242,8 +251,8 @@ class OperatorRunner:
         """Put back what is updated in place; fill the outputs with what must not remain."""
         for at in self._updated:
             self._arrays[at][...] = self._backend.asarray(self._problem.inputs[at])
-        for out, expected in zip(self._outs, self._problem.expected, strict=False):
-            out[...] = self._backend.asarray(_poison(expected, out.dtype))
+        for out in self._outs:
+            out[...] = self._backend.asarray(_poison(out.shape, np.dtype(out.dtype)))
 
     def run(self, loops: int) -> None:
         """Call the kernel ``loops`` times."""
@@ -253,18 +262,20 @@ class OperatorRunner:
                 call()
             self._backend.device.synchronize()
 
-    def check(self) -> Agreement:
-        """Compare every output within the operator's own error bound."""
+    def outputs(self) -> list[Any]:
+        """Outputs, then what was updated in place; masks as bytes, which tell their poison."""
         results = [*self._outs, *(self._arrays[at] for at in self._updated)]
         found = [np.asarray(self._backend.to_numpy(r)) for r in results]
-        return compare(self._problem, found)
+        return [f.view(np.uint8) if f.dtype == bool else f for f in found]
 
 
-def _poison(expected: Any, dtype: Any) -> Any:
+def _poison(shape: Any, dtype: np.dtype[Any]) -> Any:
     """Values that no correct result holds."""
-    if expected.dtype.kind == "f":
-        return np.full(expected.shape, np.nan, dtype)
-    return ~np.asarray(expected)
+    if dtype.kind == "f":
+        return np.full(shape, np.nan, dtype)
+    if dtype.kind == "b":
+        return np.full(shape, 2, np.uint8).view(bool)
+    return np.full(shape, np.iinfo(dtype).max, dtype)
 
 
 def _fallback_note(backend: Any, op: Any, params: Mapping[str, Any]) -> str | None:
@@ -277,7 +288,7 @@ def compare(problem: OperatorProblem, found: Sequence[Any]) -> Agreement:
     """Largest error as a multiple of the bound's scale; the limit is the bound itself."""
     limit = problem.op.error.c * float(np.finfo(problem.dtype).eps)
     worst = 0.0
-    for got, expected, bound in zip(found, problem.expected, problem.bounds, strict=True):
+    for got, expected, bound in zip(found, *problem.reference, strict=True):
         excess = _excess(got, expected, np.broadcast_to(bound, expected.shape))
         worst = max(worst, float(excess.max(initial=0.0)))
     if math.isinf(worst):
@@ -298,7 +309,7 @@ def _excess(got: Any, expected: Any, bound: Any) -> Any:
 
 def _describe(problem: OperatorProblem, found: Sequence[Any]) -> str:
     """Where the results first leave the bound."""
-    rows = zip(found, problem.expected, problem.bounds, strict=True)
+    rows = zip(found, *problem.reference, strict=True)
     for number, (got, expected, bound) in enumerate(rows):
         allowed = 1.0 if problem.op.error.c else 0.0
         excess = _excess(got, expected, np.broadcast_to(bound, expected.shape))

@@ -2,7 +2,7 @@
 
 A sample is a number of loops that last about :data:`SAMPLE_SECONDS`, timed with the garbage
 collector off. The candidates of one workload take turns in random order, so that drift of the
-machine falls on all of them alike.
+machine falls on all of them alike; each has a process of its own (``worker.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import gc
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,12 @@ call (W2's step: a tenth), and not to calls so long that they fill the caches ma
 
 STABLE = 0.05
 """Two batches of calls that differ by less end the priming."""
+
+RESTING = 0.005
+"""A process rests when it uses less than a quarter of so many seconds; Linux counts 4 ms ticks."""
+
+SETTLE_SECONDS = 0.1
+"""The longest wait for a process to rest."""
 
 _USAGE = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 
@@ -53,7 +59,7 @@ def held_to(threads: int | None) -> Iterator[None]:
 
 @dataclass(slots=True)
 class Track:
-    """A candidate's samples.
+    """A candidate on a workload, and how its samples are taken.
 
     Attributes:
         runner: what is timed.
@@ -62,8 +68,6 @@ class Track:
         rewarm: whether a call that is not timed comes before every sample.
         prime_calls: calls made before the first sample.
         compile_s: seconds that the first call took beyond a later one.
-        samples: seconds a call.
-        contended: samples during which the operating system ran something else on this CPU.
     """
 
     runner: Runner
@@ -72,8 +76,6 @@ class Track:
     rewarm: bool = False
     prime_calls: int = 0
     compile_s: float = 0.0
-    samples: list[float] = field(default_factory=list)
-    contended: int = 0
 
 
 def elapsed(runner: Runner, loops: int) -> float:
@@ -106,8 +108,8 @@ def prime(track: Track, first: float, limit: float) -> None:
     track.compile_s = first - best
 
 
-def take(track: Track) -> None:
-    """Take one sample."""
+def take(track: Track, loops: int) -> tuple[float, bool]:
+    """Take one sample: seconds a call, and whether this CPU ran something else meanwhile."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -115,17 +117,30 @@ def take(track: Track) -> None:
             if track.rewarm:
                 track.runner.run(1)
             switches = resource.getrusage(_USAGE).ru_nivcsw
-            seconds = elapsed(track.runner, track.loops)
+            seconds = elapsed(track.runner, loops)
             switched = resource.getrusage(_USAGE).ru_nivcsw - switches
     finally:
         if collecting:
             gc.enable()
-    track.samples.append(seconds / track.loops)
-    track.contended += switched > 0
+    return seconds / loops, switched > 0
+
+
+def settle(threads: int | None) -> None:
+    """Wait until the threads of this process rest; a single one does when its call returns.
+
+    A library's idle threads spin for a while (OpenBLAS: 2^26 cycles), on a CPU that the next
+    process in turn needs.
+    """
+    deadline = time.perf_counter() + SETTLE_SECONDS
+    while threads != 1 and time.perf_counter() < deadline:
+        before = time.process_time()
+        time.sleep(RESTING)
+        if time.process_time() - before < RESTING / 4:
+            return
 
 
 def interleave(
-    tracks: Sequence[Track],
+    takers: Sequence[Callable[[], None]],
     rng: np.random.Generator,
     *,
     seconds: float,
@@ -133,7 +148,7 @@ def interleave(
     most: int,
     enough: Callable[[], bool],
 ) -> None:
-    """Take samples in turns: at least ``least`` rounds, at most ``most``.
+    """Let all take samples in turns: at least ``least`` rounds, at most ``most``.
 
     Between the two it ends when ``seconds`` are over or ``enough()`` is true.
     """
@@ -141,5 +156,5 @@ def interleave(
     for done in range(most):
         if done >= least and (time.perf_counter() > deadline or enough()):
             return
-        for index in rng.permutation(len(tracks)):
-            take(tracks[index])
+        for index in rng.permutation(len(takers)):
+            takers[index]()

@@ -97,18 +97,19 @@ class TrainingProblem:
             raise KeyError(name)
         return TextbookRunner(self)
 
-    def agreement(self, found: Sequence[Any], loss: float) -> Agreement:
+    def agreement(self, found: Sequence[Any]) -> Agreement:
         """Compare weights, biases and the mean loss with the reference."""
         expected, expected_loss = self.expected
+        *tensors, loss = found
         initial = [w for w, _ in self.initial] + [b for _, b in self.initial]
-        triples = zip(found, expected, initial, strict=True)
+        triples = zip(tensors, expected, initial, strict=True)
         errors = [_change_error(*t, self.network.checked) for t in triples]
-        errors.append(abs(loss - expected_loss) / abs(expected_loss))
+        errors.append(abs(float(loss) - expected_loss) / abs(expected_loss))
         worst = float(np.max(errors))
         if not np.isfinite(worst):
             return Agreement(False, None, TOLERANCE, f"{self.network.name}: weights are not finite")
         ok = worst <= TOLERANCE
-        where = "the loss" if np.argmax(errors) == len(found) else "the weights"
+        where = "the loss" if np.argmax(errors) == len(tensors) else "the weights"
         reason = f"{self.network.name}: {where} differ from the float64 textbook by {worst:.2g}"
         return Agreement(ok, worst, TOLERANCE, None if ok else reason)
 
@@ -168,11 +169,11 @@ class ProgramRunner:
             loops -= steps
         self._synchronize()
 
-    def check(self) -> Agreement:
+    def outputs(self) -> list[Any]:
         """Weights after the checked steps, and the mean of the losses that every step added up."""
-        found = [self._state.get(name) for name in self._names]
         rows = self._network.batch * self.checked
-        return self._problem.agreement(found, float(self._state.number("loss_sum")) / rows)
+        loss = np.float64(self._state.number("loss_sum")) / rows
+        return [*(self._state.get(name) for name in self._names), np.asarray(loss)]
 
 
 def _model(problem: TrainingProblem) -> Any:
@@ -226,7 +227,7 @@ class TextbookRunner:
                 if len(self._losses) < self.checked:
                     self._losses.append(loss)
 
-    def check(self) -> Agreement:
-        """Weights and losses of the checked steps."""
-        found = [*self._network.weights, *self._network.biases]
-        return self._problem.agreement(found, float(np.mean(self._losses)))
+    def outputs(self) -> list[Any]:
+        """Weights after the checked steps, and the mean of their losses."""
+        loss = np.asarray(np.mean(self._losses))
+        return [*self._network.weights, *self._network.biases, loss]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -53,18 +53,21 @@ class Runner(Protocol):
     def run(self, loops: int) -> None:
         """Do the work ``loops`` times and wait for its end."""
 
-    def check(self) -> Agreement:
-        """Compare the outputs of ``run(checked)``, called after ``reset``, with the reference."""
+    def outputs(self) -> list[Any]:
+        """What ``run(checked)`` after ``reset`` gave, as NumPy arrays: valid until the next run."""
 
 
 class Problem(Protocol):
-    """The inputs of a workload at one size, shared by all candidates."""
+    """The inputs of a workload at one size: the same whenever and wherever they are drawn."""
 
     def runner(self, backend: Any) -> Runner:
         """The problem on a backend of nnkernels."""
 
     def baseline(self, name: str) -> Runner:
         """The problem as one of the case's baselines does it."""
+
+    def agreement(self, found: Sequence[Any]) -> Agreement:
+        """Compare a runner's outputs with the reference, which is computed when first needed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,175 @@
+"""A process that runs one candidate: it answers requests until the pipe that brings them ends.
+
+A request is a line of JSON, ``{"do": "sample", ...}``; so is the reply, which the raw bytes of the
+arrays follow that it announces. What a kernel prints to standard output goes to standard error.
+
+The process computes no float64 reference: freeing such arrays makes the C library's allocator keep
+more memory, after which code that allocates in every step is up to a sixth faster than it is alone
+(the textbook's W2). It sends its outputs to the parent, which compares them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+import nnkernels
+
+from .registry import cases
+from .timing import Track, elapsed, held_to, prime, settle, take
+
+Reply = tuple[dict[str, Any], Sequence[Any]]
+"""What is sent: names with values, and arrays."""
+
+
+def run(requests: int, replies: int, life: int) -> None:
+    """Serve on inherited pipe ends."""
+    for end in (requests, replies, life):
+        os.set_inheritable(end, False)
+    _die_with_parent(life)
+    os.dup2(2, 1)
+    with open(requests, "rb") as lines, open(replies, "wb") as answers:
+        serve(lines, answers)
+
+
+def _die_with_parent(life: int) -> None:
+    """Let the kernel end this process, whatever it is doing, when the other end of ``life`` closes.
+
+    The signal that tells of a change on the pipe, to which nothing is ever written, ends a process
+    that has no handler for it. A thread that waits would not do: a kernel may hold the GIL.
+    """
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def serve(requests: Iterable[bytes], replies: BinaryIO) -> None:
+    """Answer every request; an error is an answer too."""
+    server = Server()
+    for line in requests:
+        try:
+            reply, arrays = server.answer(json.loads(line))
+        except (Exception, SystemExit) as error:  # a kernel is foreign code
+            reply, arrays = {"error": str(error), "kind": type(error).__name__}, ()
+        send(replies, reply, arrays)
+
+
+def send(stream: BinaryIO, reply: dict[str, Any], arrays: Sequence[Any]) -> None:
+    """Write a reply and the bytes of its arrays."""
+    announced = [[a.dtype.str, list(a.shape)] for a in arrays]
+    stream.write(json.dumps({**reply, "arrays": announced}).encode() + b"\n")
+    for array in arrays:
+        stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    stream.flush()
+
+
+def identify() -> dict[str, Any]:
+    """What must be the same in two processes whose times are compared."""
+    return {
+        "file": nnkernels.__file__,
+        "version": nnkernels.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": _blas(),
+    }
+
+
+def _blas() -> str | None:
+    """The BLAS library that came with NumPy, and the kernel it chose."""
+    from threadpoolctl import threadpool_info
+
+    folder = str(Path(np.__file__).parent)
+    for pool in threadpool_info():
+        if pool["user_api"] == "blas" and pool["filepath"].startswith(folder):
+            return f"{pool['internal_api']} {pool['version']} {pool.get('architecture')}"
+    return None
+
+
+class Server:
+    """The candidate, and the workload it is at."""
+
+    def __init__(self) -> None:
+        self._backend: Any = None
+        self._baseline: str | None = None
+        self._threads: int | None = None
+        self._track: Track | None = None
+        self._first = 0.0
+
+    def answer(self, request: dict[str, Any]) -> Reply:
+        """Do what is asked.
+
+        Raises:
+            ValueError: there is no such request.
+        """
+        known: dict[str, Callable[..., Reply]] = {
+            "hello": self._hello,
+            "load": self._load,
+            "check": self._check,
+            "prime": self._prime,
+            "sample": self._sample,
+        }
+        name = request.pop("do", None)
+        if name not in known:
+            raise ValueError(f"unknown request {name!r}")
+        return known[name](**request)
+
+    def _hello(self, backend: str | None, baseline: str | None, threads: int | None) -> Reply:
+        """Become a candidate: a backend, which may say its number of threads, or a baseline."""
+        self._baseline, self._threads = baseline, threads
+        if backend is not None:
+            found = nnkernels.get_backend(backend)
+            own = found.threads is not None or threads is None
+            self._backend = found if own else found.configure(threads=threads)
+            self._threads = self._backend.threads
+        device = "cpu" if self._backend is None else self._backend.device.name
+        return {"identity": identify(), "device": device, "threads": self._threads}, ()
+
+    def _load(self, preset: Any, case: str) -> Reply:
+        """Draw a workload's inputs and get ready to run it; what was loaded before goes first."""
+        self._track = None
+        problem = next(c for c in cases(preset) if c.id == case).make()
+        if self._backend is not None:
+            runner = problem.runner(self._backend)
+        else:
+            runner = problem.baseline(str(self._baseline))
+        self._track = Track(runner, self._threads)
+        return {"note": runner.note}, ()
+
+    @property
+    def _loaded(self) -> Track:
+        if self._track is None:
+            raise ValueError("no workload is loaded")
+        return self._track
+
+    def _check(self) -> Reply:
+        """Run the checked calls from the start; the outputs are the reply's arrays."""
+        track = self._loaded
+        runner = track.runner
+        runner.reset()
+        with held_to(track.threads):
+            first = elapsed(runner, 1)
+            runner.run(runner.checked - 1)
+        if not track.prime_calls:
+            self._first, track.prime_calls = first, runner.checked
+        return {}, runner.outputs()
+
+    def _prime(self, limit: float) -> Reply:
+        """Prime, from the start, and estimate the loops of a sample."""
+        track = self._loaded
+        track.runner.reset()
+        prime(track, self._first, limit)
+        settle(self._threads)
+        primed = {"loops": track.loops, "calls": track.prime_calls, "compile_s": track.compile_s}
+        return primed, ()
+
+    def _sample(self, loops: int) -> Reply:
+        """Take one sample of ``loops`` calls; reply when no thread of this process works."""
+        seconds, contended = take(self._loaded, loops)
+        settle(self._threads)
+        return {"seconds": seconds, "contended": contended}, ()

@@ -1,0 +1,93 @@
+"""Kernels with faults: imported by worker processes only."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+calls = 0
+
+
+def right(x, *, out):
+    np.maximum(x, 0, out=out)
+
+
+def wrong(x, *, out):
+    """Wrong, and gone when it is called again."""
+    global calls
+    calls += 1
+    if calls > 1:
+        os._exit(9)
+    np.maximum(x, 0, out=out)
+    out[0, 7] += 1
+
+
+def tiring(x, *, out):
+    global calls
+    calls += 1
+    np.maximum(x, 0 if calls < 3 else 1, out=out)
+
+
+def broken(x, *, out):
+    raise RuntimeError("lost /home/ann/kernel.so")
+
+
+def leaving(x, *, out):
+    sys.exit("enough")
+
+
+def crashing(x, *, out):
+    os._exit(7)
+
+
+def crashing_later(x, *, out):
+    """Ends the process well after priming has begun."""
+    global calls
+    calls += 1
+    right(x, out=out)
+    if calls > 20_000:
+        os._exit(7)
+
+
+def killed(x, *, out):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hanging(x, *, out):
+    time.sleep(600)
+
+
+def holding(x, *, out):
+    """Hangs without ever giving up the GIL."""
+    re.match("(a+)+$", "a" * 64 + "b")
+
+
+def having_children(x, *, out):
+    """Leaves a child that holds the pipes, and dies."""
+    if os.fork() == 0:
+        time.sleep(600)
+    os._exit(7)
+
+
+def starting_programs(x, *, out):
+    subprocess.Popen(["sleep", "600"])
+    right(x, out=out)
+
+
+def printing(x, *, out):
+    print("noise from a kernel")
+    right(x, out=out)
+
+
+def garbling(x, *, out):
+    """Writes into the pipe of the replies."""
+    os.write(int(sys.argv[2]), b"{]\n")
+
+
+def claiming(x, *, out):
+    """Announces what is no array."""
+    os.write(int(sys.argv[2]), b'{"arrays": [["|O", [1]]]}\n')
