@@ -32,6 +32,8 @@ from nnkernels.errors import (
     InputError,
     NnkernelsError,
     TrainingInterrupted,
+    UnknownNameError,
+    suggestion,
 )
 
 P = ParamSpec("P")
@@ -154,6 +156,28 @@ def check_target(option: str, path: Path | None, suffixes: Sequence[str] = ()) -
         *others, last = suffixes
         listed = f"{', '.join(others)} or {last}"
         raise InputError(f"{option} {str(path)!r}: the name must end in {listed}")
+
+
+def check_source(what: str, path: Path) -> None:
+    """Refuse a file to read that is not there.
+
+    Raises:
+        InputError: naming ``what``.
+    """
+    if not path.is_file():
+        found = "is not a regular file" if path.exists() else "no such file"
+        raise InputError(f"{what} {str(path)!r}: {found}; 'nnkernels train --save FILE' writes one")
+
+
+def unknown_operator(name: str, hint: str = "") -> UnknownNameError:
+    """The error for an operator's name, with the nearest ones but never the whole catalogue."""
+    import difflib
+
+    from nnkernels.spec import OPERATORS
+
+    near = difflib.get_close_matches(name, OPERATORS)
+    found = suggestion(name, near) or " 'nnkernels list operators' lists them."
+    return UnknownNameError(f"unknown operator {name!r}.{found}{hint}")
 
 
 def exit_code(error: BaseException) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +32,31 @@ def table(*columns: tuple[str, str, int | None], header: bool = True) -> Table:
         sides: Any = justify
         made.add_column(title, justify=sides, width=width, overflow="fold")
     return made
+
+
+def print_wrapped(line: str, indent: int = 2, style: str | None = None) -> None:
+    """Print ``line`` to standard output, going on ``indent`` columns to the right where it is full.
+
+    In a pipe, whose reader wants whole lines, only where ``COLUMNS`` is set.
+    """
+    console = stdout()
+    if not (console.is_terminal or "COLUMNS" in os.environ):
+        console.print(line, style=style, soft_wrap=True)
+        return
+    # Names are not cut at their hyphens, so that they can be copied; long ones are cut anywhere.
+    rows = textwrap.wrap(
+        line,
+        console.width,
+        subsequent_indent=" " * min(indent, console.width * 3 // 4),
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
+    console.print("\n".join(rows), style=style, soft_wrap=True)
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 class Bar:

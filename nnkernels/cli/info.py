@@ -24,13 +24,13 @@ def command(
       nnkernels info --json
     """
     facts = gather()
-    if json:
-        from nnkernels.cli._render import json_text
+    from nnkernels.cli._render import json_text, print_wrapped
 
+    if json:
         typer.echo(json_text(facts))
         return
     for line in _lines(facts):
-        typer.echo(line)
+        print_wrapped(line, indent=15 if line.startswith(" ") else 10)
 
 
 def gather() -> dict[str, Any]:

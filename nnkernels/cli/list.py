@@ -19,48 +19,59 @@ def command(
 ) -> None:
     """List workloads with their tags, operators, backends, or datasets, one a line.
 
+    On a terminal long lines are continued, indented, on the next.
+
     \b
     Examples:
       nnkernels list
       nnkernels list workloads --preset quick
       nnkernels list operators
     """
-    lines = {
+    from nnkernels.cli._render import print_wrapped
+
+    rows = {
         "workloads": lambda: _workloads(preset),
         "operators": _operators,
         "backends": _backends,
         "datasets": _datasets,
     }[what]()
-    for line in lines:
-        typer.echo(line)
+    for name, width, about in rows:
+        print_wrapped(f"{name:<{width}}  {about}".rstrip(), indent=width + 2)
 
 
-def _workloads(preset: Preset) -> Iterator[str]:
+Row = tuple[str, int, str]
+"""A name, the width of its column, and what is said about it."""
+
+
+def _workloads(preset: Preset) -> Iterator[Row]:
     from nnkernels.bench import harness
 
     cases = harness.cases(preset)
     width = max(len(case.id) for case in cases)
     for case in cases:
-        yield f"{case.id:<{width}}  {' '.join(case.tags)}"
+        yield case.id, width, " ".join(case.tags)
 
 
-def _operators() -> Iterator[str]:
+def _operators() -> Iterator[Row]:
     from nnkernels.spec import OPERATORS
 
     width = max(map(len, OPERATORS))
     for name, op in sorted(OPERATORS.items()):
         summary = (op.__doc__ or "").strip().partition("\n")[0]
-        yield f"{name:<{width}}  {summary}".rstrip()
+        yield name, width, summary
 
 
-def _backends() -> Iterator[str]:
+def _backends() -> Iterator[Row]:
     from nnkernels import plugins
 
-    for name, reason in plugins.availability().items():
-        yield f"{name}  {'available' if reason is None else reason}"
+    found = plugins.availability()
+    width = max(map(len, found))
+    for name, reason in found.items():
+        yield name, width, "available" if reason is None else reason
 
 
-def _datasets() -> Iterator[str]:
+def _datasets() -> Iterator[Row]:
     from nnkernels import data
 
-    yield from data.names()
+    for name in data.names():
+        yield name, 0, ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nnkernels.cli._app import check_target
+from nnkernels.cli._app import check_source, check_target
 
 if TYPE_CHECKING:
     from nnkernels.nn import MLP, Trainer
@@ -51,6 +51,7 @@ def command(
     from nnkernels.nn import Trainer, load_model
 
     check_target("-o", output, TABLES)
+    check_source("predict: MODEL", model)
     chosen = get_backend(backend)
     network = load_model(model)
     rows = _rows(data, network)
@@ -89,7 +90,7 @@ def _split(path: str, table: Array, model: MLP) -> Rows:
     if extra not in (0, 1):
         raise ShapeError(
             f"predict: {path!r} has {table.shape[1]} columns; the model takes {model.inputs}, "
-            "and one more may hold the targets"
+            "and one more may hold the targets: take the columns that it was trained on"
         )
     if not extra:
         return Rows(table, None)

@@ -78,8 +78,6 @@ def _print(console: Console, section: Section) -> None:
         rows.add_row(*_cells(figure), style=None if figure.ok else "red")
     if section.figures:
         console.print(rows)
-    if section.skipped:
-        console.print(f"  skipped: {section.skipped}", style="yellow", soft_wrap=True)
     console.print()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nnkernels.cli._app import check_target
+from nnkernels.cli._app import check_source, check_target
+from nnkernels.errors import DivergedError, TrainingInterrupted
 
 if TYPE_CHECKING:
     from nnkernels.data import Dataset
@@ -112,8 +114,8 @@ def command(
     """Train a multi-layer perceptron on a dataset or table.
 
     Says how fast and how well it learned; the test rows are evaluated after every epoch. Ctrl-C
-    ends after the current step, writes --save, and the same command with --resume FILE goes on
-    from there. Exit code 5 when the training diverges.
+    ends after the current step, writes --save and --plot, and the same command with --resume FILE
+    goes on from there. Exit code 5 when the training diverges; the last good step is written, too.
 
     \b
     Examples:
@@ -140,12 +142,17 @@ def command(
     )
     check_target("--save", save)
     _check_plot(plot)
+    if resume is not None:
+        check_source("--resume", resume)
     trainer, data = (
         _resumed(resume, wanted, dataset, backend) if resume else _new(wanted, dataset, backend)
     )
-    _fit(trainer, data, epochs, _batch(trainer, wanted), _stopping(data, patience), save)
-    if plot is not None:
-        _write_plot(trainer, plot)
+    try:
+        _fit(trainer, data, epochs, _batch(trainer, wanted), _stopping(data, patience))
+    except (TrainingInterrupted, DivergedError) as error:
+        _write(trainer, save, plot)
+        raise _for_the_command_line(error, trainer, save) from error
+    _write(trainer, save, plot)
     if json:
         typer.echo(_json(trainer, data, save))
     else:
@@ -278,7 +285,7 @@ def _saved(trainer: Trainer) -> Wanted:
         ),
         first(Dropout, lambda layer: layer.p, 0.0),
         model.loss.name,
-        _optimizer_name(optimizer),
+        optimizer_name(optimizer),
         optimizer.rate,
         optimizer.weight_decay,  # type: ignore[attr-defined]  # every optimizer has one
         trainer.schedule or "constant",  # type: ignore[arg-type]
@@ -289,7 +296,8 @@ def _saved(trainer: Trainer) -> Wanted:
     )
 
 
-def _optimizer_name(optimizer: Any) -> str:
+def optimizer_name(optimizer: Any) -> str:
+    """The name by which ``--optimizer`` takes it."""
     from nnkernels.nn import SGD
 
     if isinstance(optimizer, SGD) and optimizer.momentum:
@@ -341,34 +349,60 @@ def _fit(
     epochs: int,
     batch: int | Literal["auto"] | None,
     callbacks: Sequence[Callback],
-    save: Path | None,
 ) -> None:
-    from nnkernels.errors import InputError, TrainingInterrupted
+    from nnkernels.cli._render import counted
+    from nnkernels.errors import InputError
 
     if trainer.epoch >= epochs:
         raise InputError(
-            f"train: {trainer.epoch} epochs are done already; ask for more in all with --epochs"
+            f"train: done already: {counted(trainer.epoch, 'epoch')}; ask for more, counted from "
+            "the start, with --epochs"
         )
     test = (data.x_test, data.y_test) if len(data.x_test) else None
-    try:
-        trainer.fit(
-            data.x_train,
-            data.y_train,
-            epochs=epochs - trainer.epoch,
-            batch_size=batch,
-            validation_data=test,
-            callbacks=callbacks,
+    trainer.fit(
+        data.x_train,
+        data.y_train,
+        epochs=epochs - trainer.epoch,
+        batch_size=batch,
+        validation_data=test,
+        callbacks=callbacks,
+    )
+
+
+def _for_the_command_line(
+    error: TrainingInterrupted | DivergedError, trainer: Trainer, save: Path | None
+) -> TrainingInterrupted | DivergedError:
+    """``error`` with the remedies that the command line has."""
+    if isinstance(error, DivergedError):
+        kept = f"saved to {save}" if save else "lost (--save FILE keeps them)"
+        message = (
+            f"training diverged in epoch {error.epoch}: {error.tensor!r} is not finite; the "
+            f"weights after step {error.step} are {kept}. Train anew with a lower --lr (it was "
+            f"{trainer.optimizer.rate:g}), clip the gradient (--clip-norm 1), or scale the data"
         )
-    except TrainingInterrupted:
-        _save(trainer, save)
-        raise
-    _save(trainer, save)
+        return DivergedError(message, epoch=error.epoch, step=error.step, tensor=error.tensor)
+    name, step = signal.Signals(error.signal).name, int(trainer.state.number("step"))
+    remedy = (
+        f"--resume {save} --epochs N goes on from there"
+        if save
+        else "nothing is saved; with --save FILE it can go on by --resume FILE --epochs N"
+    )
+    return TrainingInterrupted(
+        f"training ended by {name} after step {step}; {remedy}", signal=error.signal
+    )
 
 
-def _save(trainer: Trainer, path: Path | None) -> None:
-    if path is not None:
-        trainer.save(path)
-        typer.echo(f"saved {path} after {trainer.epoch} epochs", err=True)
+def _write(trainer: Trainer, save: Path | None, plot: Path | None) -> None:
+    """The files that were asked for, as far as the training came."""
+    from nnkernels.cli._render import counted
+
+    if save is not None:
+        trainer.save(save)
+        typer.echo(f"saved {save} after {counted(trainer.epoch, 'epoch')}", err=True)
+    if plot is not None and trainer.epoch:
+        _write_plot(trainer, plot)
+    elif plot is not None:
+        typer.echo(f"{plot} is not drawn: no epoch was completed", err=True)
 
 
 def _write_plot(trainer: Trainer, path: Path) -> None:
@@ -434,7 +468,7 @@ def best_epoch(name: str, values: Any) -> int:
 
 
 def _print(trainer: Trainer, data: Dataset) -> None:
-    from nnkernels.cli._render import duration, quantity, stdout, table
+    from nnkernels.cli._render import counted, duration, quantity, stdout, table
 
     console, history = stdout(), trainer.history
     console.print(data.describe(), soft_wrap=True)
@@ -448,7 +482,7 @@ def _print(trainer: Trainer, data: Dataset) -> None:
     console.print(rows)
     end = _outcome(trainer, data)
     console.print(
-        f"{history.backend}: {end.epochs} epochs in {duration(end.seconds)}, "
+        f"{history.backend}: {counted(end.epochs, 'epoch')} in {duration(end.seconds)}, "
         f"{quantity(end.samples_per_second, 'samples/s')}; "
         f"best {end.best} {end.best_value:.6g} after {duration(end.seconds_to_best)}"
         + ("" if end.stop_reason == "epochs" else f"; ended by {end.stop_reason}"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nnkernels.cli._app import FAILED
+from nnkernels.cli._app import FAILED, unknown_operator
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,10 +36,14 @@ def command(
     """
     from nnkernels import get_backend
     from nnkernels.cli._render import Bar, stdout
-    from nnkernels.testing import verify
+    from nnkernels.spec import OPERATORS
+    from nnkernels.testing import NETWORKS, verify
     from nnkernels.testing.suite import select_parts
 
     chosen = get_backend(backend)
+    for name in operators or ():
+        if name not in (*OPERATORS, NETWORKS):
+            raise unknown_operator(name)
     with Bar(len(select_parts(operators))) as bar:
         report = verify(
             chosen,

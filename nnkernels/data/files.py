@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nnkernels.data import idx
 from nnkernels.data.dataset import Dataset, FloatType
-from nnkernels.data.tables import Task, from_parts, from_xy
+from nnkernels.data.tables import Task, check_finite, from_parts, from_xy
 from nnkernels.errors import DatasetError, InputError, suggestion
 
 LIMIT = 2**33  # bytes of one array, and of one CSV file
@@ -133,6 +133,7 @@ def load_table(
             f"{table.values.shape}"
         )
     column = _target_column(path.name, target, table)
+    check_finite(path.name, "the table", table.values, dtype)
     return from_xy(
         path.name,
         np.delete(table.values, column, axis=1),
@@ -256,14 +257,15 @@ def _parse_csv(rows: Any, name: str) -> Table:
     filled = (row for row in rows if row)
     first = next(filled, None)
     if first is None:
-        raise DatasetError(f"{name}: the file is empty")
+        raise DatasetError(f"{name}: the file is empty; write one row of numbers to a line")
     header = [] if any(map(_is_number, first)) else [cell.strip() for cell in first]
     width = len(first)
     values = array.array("d")
     for row in filled if header else itertools.chain([first], filled):
         if len(row) != width:
             raise DatasetError(
-                f"{name}: line {rows.line_num} has {len(row)} columns, the first line has {width}"
+                f"{name}: line {rows.line_num} has {_columns(len(row))}, the first line has "
+                f"{width}; give every row the same number, and put text with commas in quotes"
             )
         try:
             numbers = list(map(float, row))
@@ -273,6 +275,10 @@ def _parse_csv(rows: Any, name: str) -> Table:
             raise _bad_cell(name, rows.line_num, row, header)
         values.extend(numbers)
     return Table(np.asarray(values).reshape(-1, width), header)
+
+
+def _columns(count: int) -> str:
+    return f"{count} column" + ("" if count == 1 else "s")
 
 
 def _is_number(cell: str) -> bool:

@@ -102,7 +102,7 @@ def read_table(
     """
     file, kind = as_path("read_table", path), _float_type("read_table", dtype)
     if not _exists(str(file)):
-        raise DatasetError(f"read_table: there is no file or folder {str(file)!r}")
+        raise _missing("read_table", str(file))
     return tables.numbers(file.name, "the table", files.read_table(file).values, kind)
 
 
@@ -126,8 +126,15 @@ def _find(name_or_path: str | os.PathLike[str]) -> tuple[str, Loader]:
     if label and _exists(label):
         return label, files.loader_for(Path(label))
     if isinstance(name_or_path, os.PathLike) or os.sep in label or Path(label).suffix:
-        raise DatasetError(f"load: there is no file or folder {label!r}")
+        raise _missing("load", label)
     raise unknown("dataset", label, names())
+
+
+def _missing(function: str, path: str) -> DatasetError:
+    return DatasetError(
+        f"{function}: there is no file or folder {path!r}; check the spelling, or give a dataset's "
+        f"name ({', '.join(names())})"
+    )
 
 
 def _exists(path: str) -> bool:

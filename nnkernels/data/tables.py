@@ -39,6 +39,10 @@ def from_xy(
     """
     check_number(name, "test_fraction", test_fraction, 0, 1)
     _check_pair(name, "x", x, "y", y)
+    for field, array in (("x", x), ("y", y)):  # before the rows change places
+        check_finite(name, field, _rows(array), dtype)
+    if task == "classification" and not _is_labels(_one_column(y)):
+        raise _no_labels(name, {"y": _one_column(y)})
     count = len(x)
     if count < 2 and test_fraction:
         raise DatasetError(
@@ -114,16 +118,26 @@ def numbers(name: str, field: str, table: NDArray[Any], dtype: FloatType) -> NDA
     Raises:
         DatasetError: a number is not finite, or not in ``dtype``; it is named with row and column.
     """
+    check_finite(name, field, table, dtype)
+    return np.ascontiguousarray(table, dtype=dtype)
+
+
+def check_finite(name: str, field: str, table: NDArray[Any], dtype: FloatType) -> None:
+    """Refuse a number in ``table`` [rows, columns] that is not finite in ``dtype``.
+
+    Raises:
+        DatasetError: naming row and column of the first.
+    """
+    if table.dtype.kind != "f":
+        return
     with np.errstate(over="ignore", invalid="ignore"):
-        cast = np.ascontiguousarray(table, dtype=dtype)
-    finite = np.isfinite(cast)
+        finite = np.isfinite(table.astype(dtype, copy=False))
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         raise DatasetError(
             f"{name}: {field} holds {table[row, column]} in row {row}, column {column} (from 0), "
             f"not a finite {np.dtype(dtype)}; remove or replace such rows"
         )
-    return cast
 
 
 def _one_column(y: NDArray[Any]) -> NDArray[Any]:

@@ -492,10 +492,11 @@ def _batch_rows(batch_size: Any, rows: int) -> int:
     return check_whole("fit: batch_size (or 'auto', or None)", batch_size, 1)
 
 
-def _check_schedule(schedule: Any) -> Any:
+def _check_schedule(schedule: str | ScheduleLike | None) -> str | ScheduleLike | None:
     """``schedule`` as given, known by name or callable with its two arguments."""
+    function = as_schedule(schedule, 1)
     try:
-        inspect.signature(as_schedule(schedule, 1)).bind(None, None)
+        inspect.signature(function).bind(None, None)
     except TypeError as error:
         raise InputError(
             f"Trainer: schedule must take two arguments, the numbers of the steps (an array) and "

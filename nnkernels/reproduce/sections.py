@@ -9,6 +9,7 @@ from nnkernels.backend import Backend
 from nnkernels.data.sources.mnist import find
 from nnkernels.dispatch import get_backend
 from nnkernels.errors import InputError, unknown
+from nnkernels.files import as_path
 from nnkernels.reproduce import mnist as digits
 from nnkernels.reproduce import operators, perceptron, small_networks
 from nnkernels.reproduce.figures import Figure, Progress, Section, published
@@ -47,7 +48,7 @@ def reproduce(
         progress: told how far the MNIST network is.
 
     Raises:
-        InputError: ``full`` without MNIST, or an unknown dtype.
+        InputError: ``full`` without MNIST, ``mnist`` is no folder, or an unknown dtype.
         DatasetError: the files in ``mnist`` cannot be used.
         BackendUnavailableError: the backend cannot work here.
     """
@@ -55,6 +56,8 @@ def reproduce(
     for dtype in dtypes:
         if dtype not in digits.DTYPES:
             raise unknown("dtype", dtype, digits.DTYPES)
+    if mnist is not None and not as_path("reproduce: mnist", mnist).is_dir():
+        raise InputError(f"reproduce: no such folder as {str(mnist)!r}; {GIVE_MNIST}")
     folder = find(mnist)
     if full and folder is None:
         raise InputError(f"reproduce: all epochs need the data; {GIVE_MNIST}")

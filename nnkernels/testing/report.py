@@ -72,13 +72,19 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.backend}: {self.cases} cases, {len(self.passed)} passed, "
+            f"{self.backend}: {self._cases()}; operators: {len(self.passed)} passed, "
             f"{len({f.operator for f in self.failures})} failed, "
             f"{len(self.reference)} served by the reference, {len(self.fallback)} by a fallback"
         ]
         lines += self._failure_lines()
         lines += [f"exception {key!r} is not needed: remove it" for key in self.unneeded]
         return "\n".join(lines)
+
+    def _cases(self) -> str:
+        if self.failures:
+            return f"{len(self.failures):,} failures in {self.cases:,} cases"
+        excepted = f", {len(self.excepted):,} excepted" if self.excepted else ""
+        return f"{self.cases - len(self.excepted):,} cases passed{excepted}"
 
     def _failure_lines(self) -> list[str]:
         """The first failure of every operator and check, and how many more there are."""

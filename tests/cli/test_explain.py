@@ -5,19 +5,27 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nnkernels.cli._app import run
-from nnkernels.nn import MLP, save_model
+from nnkernels.nn import MLP, Trainer, save_model
 
-PLACE = re.compile(r"\S+:(\w+)  (/.+):(\d+)")
+ROOT = Path(__file__).parents[2]
+PLACE = re.compile(r"\S+:(\w+)\n +(nnkernels/.+):(\d+)$", re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def piped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No width is known, so lines are whole."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 def places(out: str) -> list[tuple[str, str]]:
     """Every function in the output, and the source from its line on."""
     found = []
     for name, file, line in PLACE.findall(out):
-        lines = Path(file).read_text().splitlines()
+        lines = (ROOT / file).read_text().splitlines()
         found.append((name, "\n".join(lines[int(line) - 1 : int(line) + 4])))
     return found
 
@@ -77,6 +85,39 @@ def test_a_checkpoint_is_explained_with_its_own_architecture(capsys, tmp_path):
     assert {"elu", "mse", "sgd"} <= set(operators(out))
 
 
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A checkpoint of a training with momentum, unshuffled batches of 5, clipped."""
+    path = tmp_path / "trained.safetensors"
+    trainer = Trainer(MLP([4, 3, 2]), "momentum", clip_norm=0.5)
+    x = np.random.default_rng(0).normal(size=(12, 4))
+    trainer.fit(x, np.arange(12) % 2, batch_size=5, shuffle=False, progress=False)
+    trainer.save(path)
+    return path
+
+
+def test_a_saved_training_is_explained_with_its_own_step(capsys, trained):
+    assert run(["explain", str(trained), "-b", "numpy"]) == 0
+    out = capsys.readouterr().out
+    title = f"{trained}, batch 5, momentum, gradients clipped to norm 0.5, on numpy"
+    assert title in out.splitlines()[0]
+    assert {"momentum", "clip_by_global_norm"} <= set(operators(out))
+    assert "gather_rows" not in operators(out)
+
+
+def test_another_step_of_a_saved_training_can_be_asked_for(capsys, trained):
+    assert run(["explain", str(trained), "-b", "numpy", "--batch", "3", "--optimizer", "adam"]) == 0
+    out = capsys.readouterr().out
+    assert ", batch 3, adam, on numpy" in out.splitlines()[0]
+    assert "adam" in operators(out)
+
+
+def test_lines_fit_into_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["explain", "784-64-10", "-b", "numpy"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -87,14 +128,21 @@ def test_a_checkpoint_is_explained_with_its_own_architecture(capsys, tmp_path):
         (["4-3", "--activation", "rleu"], "unknown activation"),
         (["4-3-2", "--optimizer", "adm"], "Did you mean 'adam'?"),
         (["4-3", "--batch", "0"], "Invalid value for '--batch'"),
-        (["nowhere.safetensors"], "No such file"),
+        (["nowhere.safetensors"], "no such file"),
+        (["784--10"], "sizes are written like 784-64-10"),
+        (["foo"], "'nnkernels list operators'"),
+        (["relu", "--batch", "3"], "drop --batch"),
+        (["{model}", "--activation", "relu"], "drop --activation"),
         (["relu", "-b", "nunpy"], "Did you mean 'numpy'?"),
     ],
 )
-def test_bad_arguments_are_one_line(capsys, arguments, message):
-    assert run(["explain", *arguments]) == 2
+def test_bad_arguments_are_one_line(capsys, tmp_path, arguments, message):
+    path = tmp_path / "model.safetensors"
+    save_model(MLP([4, 2]), path)
+    assert run(["explain", *(a.format(model=path) for a in arguments)]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
+    assert len(err) < 200 + len(str(path))
     assert message in err
 
 

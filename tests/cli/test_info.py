@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_machine_and_the_backends_are_shown(monkeypatch, capsys) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.delenv("COLUMNS", raising=False)
     known = {"numpy": None, "absent": "not available: no library"}
     monkeypatch.setattr(plugins, "availability", lambda: known)
     assert run(["info"]) == 0
@@ -25,6 +26,13 @@ def test_the_machine_and_the_backends_are_shown(monkeypatch, capsys) -> None:
     assert "WARN    OPENBLAS_CORETYPE=Haswell forces" in out
     assert "  numpy        available\n" in out
     assert "  absent       not available: no library\n" in out
+
+
+def test_lines_fit_into_80_columns(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["info"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_no_warning_without_cause(monkeypatch, capsys) -> None:

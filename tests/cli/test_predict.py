@@ -141,7 +141,7 @@ def test_tables_that_do_not_fit_are_refused(capsys, tmp_path, model, columns, me
         (["{model}", "sprals"], "Did you mean 'spirals'?"),
         (["{model}", "nowhere.csv"], "no file or folder"),
         (["{model}", "glyphs"], "(rows, 2)"),
-        (["nowhere.safetensors", "spirals"], "No such file"),
+        (["nowhere.safetensors", "spirals"], "no such file"),
         (["{model}", "spirals", "-o", "out.txt"], ".csv or .npy"),
         (["{model}", "spirals", "-o", "/nowhere/out.csv"], "folder does not exist"),
         (["{model}", "spirals", "-b", "nunpy"], "Did you mean 'numpy'?"),

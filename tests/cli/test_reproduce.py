@@ -26,7 +26,7 @@ def test_all_figures_are_shown_beside_ours(capsys):
     out, err = capsys.readouterr()
     assert out.rstrip().endswith("numpy: 30 of 30 figures reproduced.")
     assert out.count(" ok") == 30
-    assert out.count("skipped MNIST network") == 2
+    assert (out.count("skipped MNIST network"), out.count("skipped")) == (2, 2)
     assert (err, "\x1b" in out) == ("", False)
     tables = [line for line in out.splitlines() if "--mnist DIR" not in line]
     assert max(map(len, tables)) <= 80
@@ -52,15 +52,15 @@ def test_a_miss_fails_and_is_named_at_the_end(capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["--full"], "NNKERNELS_MNIST=DIR"),
-        (["--mnist", "nowhere"], "holds no train-images"),
+        (["--mnist", "nowhere"], "no such folder as 'nowhere'"),
         (["--dtype", "float16"], "Invalid value for '--dtype'"),
         (["-b", "nunpy"], "Did you mean 'numpy'?"),
     ],
 )
 def test_bad_arguments_are_one_line(capsys, arguments, message):
     assert run(["reproduce", *arguments]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
     assert message in err
 
 

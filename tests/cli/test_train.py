@@ -212,8 +212,31 @@ def test_divergence_has_an_exit_code_of_its_own(capsys, tmp_path, line):
     options = ["--optimizer", "sgd", "--lr", "1e6", "--epochs", "99", "--save", str(path)]
     assert run(["train", str(line), "--layers", "", *options]) == 5
     out, err = capsys.readouterr()
-    assert (out, err.count("\n"), path.exists()) == ("", 1, False)
+    assert (out, err.count("\n")) == ("", 2)
+    assert f"saved {path} after " in err
     assert "diverged in epoch" in err
+    assert "--lr" in err and "--clip-norm" in err and "clip_norm" not in err
+    assert all(np.isfinite(array).all() for array in weights(path).values())
+
+
+def test_divergence_draws_the_epochs_that_were_completed(capsys, tmp_path, line):
+    pytest.importorskip("matplotlib")
+    none, some = tmp_path / "none.png", tmp_path / "some.png"
+    options = ["train", str(line), "--layers", "", "--optimizer", "sgd", "--epochs", "99"]
+    assert run([*options, "--lr", "1e30", "--plot", str(none)]) == 5
+    err = capsys.readouterr().err
+    assert f"{none} is not drawn: no epoch was completed" in err
+    assert "--save FILE keeps them" in err
+    assert run([*options, "--lr", "1e6", "--plot", str(some)]) == 5
+    assert (none.exists(), some.read_bytes()[:4]) == (False, b"\x89PNG")
+
+
+def test_one_epoch_is_not_one_epochs(capsys, tmp_path):
+    path = tmp_path / "m.safetensors"
+    assert run([*QUICK, "1", "--save", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert "numpy: 1 epoch in" in out
+    assert err == f"saved {path} after 1 epoch\n"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +268,7 @@ def test_divergence_has_an_exit_code_of_its_own(capsys, tmp_path, line):
         (["--save", "/nowhere/m.safetensors"], "the folder does not exist"),
         (["--save", "/dev/null"], "not a regular file"),
         (["--plot", "loss.gif"], ".png, .svg or .pdf"),
-        (["--resume", "/nowhere/m.safetensors"], "No such file"),
+        (["--resume", "/nowhere/m.safetensors"], "no such file"),
     ],
 )
 def test_bad_options_are_one_line(capsys, options, message):
@@ -276,16 +299,20 @@ class Interrupt(Callback):
 def test_a_signal_saves_and_the_training_goes_on_from_there(
     tmp_path, monkeypatch, number, code, capsys
 ):
+    pytest.importorskip("matplotlib")
     path, resumed, whole = (tmp_path / f"{n}.safetensors" for n in ("cut", "resumed", "whole"))
     with monkeypatch.context() as patched:
         hooks = {"callbacks": [Interrupt(number, epoch=2)]}
         fit = Trainer.fit
         patched.setattr(Trainer, "fit", lambda *a, **options: fit(*a, **{**options, **hooks}))
-        assert run([*QUICK, "1000", "--save", str(path)]) == code
+        plot = tmp_path / "cut.png"
+        assert run([*QUICK, "1000", "--save", str(path), "--plot", str(plot)]) == code
+    assert plot.read_bytes().startswith(b"\x89PNG")
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 2)
     assert f"saved {path} after 3 epochs" in err
     assert f"ended by {signal.Signals(number).name}" in err
+    assert f"--resume {path} --epochs N" in err and "fit()" not in err
     assert run([*QUICK, "5", "--resume", str(path), "--save", str(resumed)]) == 0
     assert run([*QUICK, "5", "--save", str(whole)]) == 0
     assert equal(resumed, whole)

@@ -58,7 +58,7 @@ def test_csv_target_column(tmp_path: Path, target: int | str) -> None:
         ("\n\n", "the file is empty"),
         ("a,b\n", "0 rows cannot be split"),
         ("1\n2\n", "at least two columns"),
-        ("1,2\n3\n", "line 2 has 1 columns, the first line has 2"),
+        ("1,2\n3\n", "line 2 has 1 column, the first line has 2; give every row"),
         ("a,b\n1,2\n3,4,5\n", "line 3 has 3 columns"),
         ("a,b\n1,2\n3,x\n", r"line 3, column 2 \('b'\) holds 'x', which is not a finite number"),
         ("1,2\n\n3,x\n", r"line 3, column 2 holds 'x'"),
@@ -74,6 +74,33 @@ def test_csv_target_column(tmp_path: Path, target: int | str) -> None:
 def test_csv_faults_are_located(tmp_path: Path, text: str, match: str) -> None:
     with pytest.raises(DatasetError, match=match):
         load(csv_file(tmp_path, text), task="regression")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+def test_a_number_that_is_not_finite_is_named_by_its_row_in_the_file(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"t{suffix}"
+    table = np.arange(300.0).reshape(100, 3)
+    table[37, 1] = 1e300  # finite in the file, not in float32
+    if suffix == ".npy":
+        np.save(path, table)
+    elif suffix == ".npz":
+        np.savez(path, x=table[:, :2], y=table[:, 2])
+    else:
+        np.savetxt(path, table, delimiter=",")
+    for seed in range(3):
+        with pytest.raises(DatasetError, match=r"1e\+300 in row 37, column 1 "):
+            load(path, seed=seed)
+
+
+def test_a_target_that_is_no_label_is_named_by_its_row_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.npy"
+    table = np.zeros((100, 2))
+    table[37, 1] = 0.5
+    np.save(path, table)
+    with pytest.raises(DatasetError, match=r"0\.5 in row 37 "):
+        load(path, task="classification")
 
 
 def test_csv_of_another_encoding(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_targets(y: Any, task: str, classes: int | None) -> None:
         (np.zeros((4, 2)), np.array(["a"] * 4), "y must hold integers or floats"),
         (np.full((4, 2), 1e300), np.zeros(4), r"holds 1e\+300 in row 0, column 0"),
         (np.full((4, 2), -np.inf), np.zeros(4), "holds -inf"),
-        (np.zeros((4, 2)), np.full(4, np.nan), "y_train holds nan in row 0"),
+        (np.zeros((4, 2)), np.full(4, np.nan), "y holds nan in row 0"),
     ],
 )
 def test_arrays_that_cannot_be_used(x: np.ndarray, y: np.ndarray, match: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import sys
 import time
 
@@ -13,6 +14,7 @@ import pytest
 
 from nnkernels.errors import InputError, UnknownNameError
 from nnkernels.nn import MLP, Callback, Checkpoint, EarlyStopping, Epoch, ProgressBar, Trainer
+from nnkernels.nn.callbacks import figures_within
 
 X = np.random.default_rng(0).normal(size=(12, 4))
 Y = np.arange(12) % 3
@@ -147,8 +149,10 @@ def test_early_stopping_starts_anew_with_every_fit(trainer):
 
 
 def test_what_is_not_there_cannot_be_monitored(trainer):
+    log: list = []
     with pytest.raises(InputError, match="validation_data"):
-        fit(trainer, EarlyStopping())
+        fit(trainer, Noting("a", log), EarlyStopping())
+    assert log == []
 
 
 @pytest.mark.parametrize(
@@ -230,6 +234,30 @@ def test_the_bar_is_shown_on_a_terminal(trainer, monkeypatch):
     assert "accuracy" in shown
     assert "100%" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor comes back
+
+
+def test_bar_and_time_left_stay_visible_in_80_columns(trainer, monkeypatch):
+    bar = ProgressBar()
+    values = {"loss": 0.123456, "accuracy": 0.98765, "val_loss": 0.234567, "val_accuracy": 0.87654}
+    with terminal(monkeypatch) as written:
+        bar.train_begin(trainer, 99_999)
+        bar.progress(trainer, 12_345, 5, 10)
+        bar.epoch_end(trainer, Epoch(12_345, 10, 0.1, 1.0, values, {}))
+        bar._bar.refresh()
+        (line,) = re.findall(r"epoch 12345[^\r\n]*0\.1235[^\r\n]*", written())[-1:]
+        bar.train_end(trainer)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)
+    assert len(plain.rstrip()) <= 80
+    assert re.fullmatch(
+        r"epoch 12345 [━╸╺]{16} +12% [-\d]:[-\d]{2}:[-\d]{2} loss 0\.1235 .*", plain.rstrip()
+    )
+
+
+def test_figures_are_shown_as_far_as_they_fit():
+    values = {"loss": 0.25, "accuracy": 0.5}
+    assert figures_within(values, 22) == "loss 0.25 accuracy 0.5"
+    assert figures_within(values, 21) == "loss 0.25"
+    assert figures_within(values, 0) == ""
 
 
 def test_the_bar_can_be_switched_off(trainer, monkeypatch):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from nnkernels.errors import MissingExtraError, UnknownNameError
+from nnkernels.errors import InputError, MissingExtraError, UnknownNameError
 from nnkernels.nn import Epoch, History
 
 
@@ -60,6 +60,24 @@ def test_plot_returns_axes(history):
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2, 1, 0.5])
     assert history.plot(["learning_rate"], ax=ax, log=True) is ax
     assert ax.get_yscale() == "log"
+
+
+def test_plots_are_labelled_and_tick_at_whole_epochs(history):
+    pytest.importorskip("matplotlib")
+    for ax, label in (
+        (history.plot(), "loss"),
+        (history.plot("learning_rate"), "learning_rate"),
+        (history.plot_gradient_norms(), "gradient norm"),
+    ):
+        ticks = ax.get_xticks()
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", label)
+        np.testing.assert_array_equal(ticks, np.round(ticks))
+
+
+@pytest.mark.parametrize("plot", [History.plot, History.plot_gradient_norms])
+def test_nothing_cannot_be_plotted(plot):
+    with pytest.raises(InputError, match="no epoch yet; train"):
+        plot(History())
 
 
 def test_plot_of_the_gradient_norms(history):

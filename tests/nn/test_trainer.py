@@ -14,10 +14,11 @@ from nnkernels.errors import (
     LabelError,
     NnkernelsError,
     NonFiniteError,
+    ProgramError,
     ShapeError,
     UnknownNameError,
 )
-from nnkernels.nn import MLP, SGD, BatchNorm, Dropout, Loss, Trainer
+from nnkernels.nn import MLP, SGD, BatchNorm, Callback, Dropout, EarlyStopping, Loss, Trainer
 
 X = np.random.default_rng(0).normal(size=(12, 4))
 Y = np.arange(12) % 3
@@ -366,6 +367,15 @@ BAD_SETTINGS = [
     ({"epochs": -1}, "epochs"),
     ({"epochs": 1.5}, "epochs"),
     ({"record": ["linear0.weigth"]}, "linear0.weight"),
+    ({"record": 3}, "a name or a list of names"),
+    ({"shuffle": "no"}, "shuffle must be True or False"),
+    ({"shuffle": 1}, "shuffle must be True or False"),
+    ({"callbacks": EarlyStopping("loss")}, r"put a single one in brackets"),
+    ({"callbacks": [print]}, r"nnkernels\.nn\.Callback.*print"),
+    ({"callbacks": [EarlyStopping]}, r"nnkernels\.nn\.Callback"),
+    ({"callbacks": [EarlyStopping("los")]}, "Did you mean 'loss'"),
+    ({"callbacks": [EarlyStopping()]}, "need validation_data="),
+    ({"callbacks": [EarlyStopping("mae")], "validation_data": (X, Y)}, "'mae'"),
     ({"validation_data": X}, "pair"),
     ({"validation_data": (X,)}, "pair"),
 ]
@@ -379,6 +389,54 @@ def test_bad_settings_of_a_fit_are_refused(settings, message):
         trainer.fit(X, Y, **{"batch_size": 4, **settings})
     for name, values in trainer.weights().items():
         np.testing.assert_array_equal(values, before[name])
+    assert len(trainer.history) == 0
+
+
+@pytest.mark.parametrize("hands_over", [True, False], ids=["another thread", "the same thread"])
+def test_a_second_fit_at_the_same_time_is_refused(hands_over, assert_same_state):
+    refused = []
+
+    class Greedy(Callback):
+        def epoch_end(self, trainer, record):
+            if hands_over:
+                thread = threading.Thread(target=self.refuse, args=(trainer,))
+                thread.start()
+                thread.join(60)
+            else:
+                self.refuse(trainer)
+
+        def refuse(self, trainer):
+            with pytest.raises(ProgramError, match="already training") as caught:
+                trainer.fit(X, Y)
+            refused.append(caught)
+
+    trainer, other = fresh(), fresh()
+    trainer.fit(X, Y, epochs=2, callbacks=[Greedy()])
+    assert len(refused) == 2
+    trainer.fit(X, Y)  # and not for ever
+    other.fit(X, Y, epochs=3)
+    assert_same_state(trainer, other)
+
+
+def test_a_single_name_is_taken_for_a_list_of_one():
+    trainer = regression(metrics="mae")
+    history = trainer.fit(X, X[:, :2], record="linear0.weight", progress=False)
+    assert trainer.metrics == ("mae",)
+    assert list(history.recorded) == ["linear0.weight"]
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((3, 2, 2)), r"x\.reshape\(len\(x\), 4\)"),
+        (np.zeros((3, 5)), r"takes 4 columns: reshape, or build MLP\(\[5, \.\.\.\]\)"),
+        (np.zeros(4), "takes 4 columns: give one row for each sample"),
+        (np.float64(1), "takes 4 columns: give one row for each sample"),
+    ],
+)
+def test_features_of_another_shape_come_with_a_remedy(x, message):
+    with pytest.raises(ShapeError, match=message):
+        fresh().predict(x)
 
 
 BAD_TRAINERS = [
@@ -391,6 +449,9 @@ BAD_TRAINERS = [
     ({"backend": "nunpy"}, UnknownNameError, "numpy"),
     ({"schedule": "cosinus"}, UnknownNameError, "cosine"),
     ({"schedule": 0.5}, InputError, "schedule"),
+    ({"schedule": lambda step: 1.0}, InputError, "schedule must take two arguments"),
+    ({"metrics": 3}, InputError, "a name or a list of names"),
+    ({"metrics": "acuracy"}, UnknownNameError, "accuracy"),
     ({"learning_rate": 0}, InputError, "learning_rate"),
 ]
 

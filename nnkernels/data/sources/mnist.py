@@ -26,7 +26,7 @@ _MIRRORS = (
 )
 _LARGEST = 60_000 * 28 * 28  # bytes of values in the largest file, and more than any file gzipped
 _REMEDY = (
-    "give a folder of the four IDX files with directory= or NNKERNELS_MNIST, "
+    "set NNKERNELS_MNIST to a folder of the four IDX files, give the folder (load's directory=), "
     "or take 'glyphs', which needs no download"
 )
 

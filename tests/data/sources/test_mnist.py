@@ -121,7 +121,9 @@ def test_a_damaged_file_is_fetched_again(cache: Path, mirror: Any) -> None:
 
 def test_offline_refuses(cache: Path, mirror: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NNKERNELS_OFFLINE", "1")
-    with pytest.raises(DatasetError, match=r"NNKERNELS_OFFLINE forbids.*directory=.*glyphs"):
+    with pytest.raises(
+        DatasetError, match=r"NNKERNELS_OFFLINE forbids.*NNKERNELS_MNIST.*directory=.*glyphs"
+    ):
         load("mnist")
     assert not mirror.hits
     monkeypatch.setenv("NNKERNELS_OFFLINE", "0")
@@ -130,7 +132,9 @@ def test_offline_refuses(cache: Path, mirror: Any, monkeypatch: pytest.MonkeyPat
 
 def test_a_wrong_file_is_removed_and_the_remedy_named(cache: Path, mirror: Any) -> None:
     mirror.routes[f"/set/{FILES[0]}"] = mirror.routes[f"/set/{FILES[1]}"]
-    with pytest.raises(DatasetError, match=rf"cannot download {FILES[0]}.*Remedy: give a folder"):
+    with pytest.raises(
+        DatasetError, match=rf"cannot download {FILES[0]}.*Remedy: set NNKERNELS_MNIST"
+    ):
         fetch(mirror)
     assert FILES[0] not in stored(cache)
     assert not list(cache.glob("tmp*"))
