@@ -318,7 +318,7 @@ def test_no_file_names_a_path_of_some_machine():
 
 def test_machine_paths_are_recognised():
     assert MACHINE_PATH.search("see " + "/wo" + "rk/shared")
-    assert not MACHINE_PATH.search("https://example.org/work/x and net" + "work/a")
+    assert not MACHINE_PATH.search("https://example.org/" + "work/x and net" + "work/a")
 
 
 # --- the catalogue -----------------------------------------------------------------------------
