@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nnkernels.errors import unknown
+from nnkernels.errors import InputError, unknown
 from nnkernels.spec import Array
 
 Initialiser = Callable[[np.random.Generator, int, int], Array]
@@ -65,6 +65,11 @@ INITIALISERS: dict[str, Initialiser] = {
 
 def get_initialiser(name: str) -> Initialiser:
     """The initialiser called ``name``."""
+    if not isinstance(name, str):
+        raise InputError(
+            f"initialiser must be a name, got {type(name).__name__}; arrays of your own are given "
+            "as MLP(..., parameters={'linear0.weight': ...})"
+        )
     if name not in INITIALISERS:
         raise unknown("initialiser", name, INITIALISERS)
     return INITIALISERS[name]

@@ -229,3 +229,8 @@ def test_a_model_checks_its_arrays():
 def test_a_trainer_wants_a_model():
     with pytest.raises(InputError, match="MLP"):
         Trainer(MLP)
+
+
+def test_an_array_as_initialiser_names_the_way_to_give_it():
+    with pytest.raises(InputError, match=r"initialiser must be a name, got ndarray.*parameters="):
+        MLP([2, Linear(4, initialiser=np.zeros((2, 4)))])
