@@ -196,7 +196,7 @@ def _check_plot(path: Path | None) -> None:
     if path is None:
         return
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401  # only whether it is there
     except ImportError:
         raise missing_extra("--plot", "matplotlib", "report") from None
 
@@ -288,7 +288,7 @@ def _saved(trainer: Trainer) -> Wanted:
         optimizer_name(optimizer),
         optimizer.rate,
         optimizer.weight_decay,  # type: ignore[attr-defined]  # every optimizer has one
-        trainer.schedule or "constant",  # type: ignore[arg-type]
+        trainer.schedule or "constant",  # type: ignore[arg-type]  # the CLI sets names only
         trainer.clip_norm,
         None if settings is None else settings.batch_size,
         model.seed,

@@ -181,6 +181,7 @@ class MLP(Model):
             options = (activation, output_activation, initialiser, bias_initialiser, dropout, norm)
             stack = _stack([check_width("MLP: layer size", n) for n in rest], *options)
         self._from_architecture(
+            # Every Layer that can be declared is in the union that a checkpoint stores.
             Architecture(inputs, stack, as_loss(loss), l1, l2, check_floating("MLP", dtype), seed)  # type: ignore[arg-type]
         )
         self.set_parameters(parameters or {})

@@ -145,6 +145,6 @@ def test_tables_that_cannot_be_read(
 
 def test_bad_arguments_of_read_table(tmp_path: Path) -> None:
     with pytest.raises(DTypeError, match="read_table: path must be"):
-        read_table(3)  # type: ignore[arg-type]
+        read_table(3)  # type: ignore[arg-type]  # the wrong type is the test
     with pytest.raises(DTypeError, match="read_table: dtype must be"):
         read_table(tmp_path / "t.csv", dtype="int64")
