@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -119,6 +119,20 @@ class Resolution:
     parts: tuple[str, ...] = ()
 
 
+class Notes(NamedTuple):
+    """What a backend adds when :mod:`nnkernels.explain` says what runs.
+
+    Attributes:
+        lines: sentences about all of it.
+        table: rows of texts; the first has the headings.
+        each: for each instruction of a Program, in its order; ``""`` where there is nothing to say.
+    """
+
+    lines: tuple[str, ...] = ()
+    table: tuple[tuple[str, ...], ...] = ()
+    each: tuple[str, ...] = ()
+
+
 @functools.cache
 def reference_kernel(op: Op[Any, Any]) -> Kernel:
     """The operator's reference, writing into ``out`` and the updated arguments."""
@@ -157,6 +171,10 @@ class Backend:
         precision: arithmetic of float32 products; anything but true ``fp32`` is asked for by name.
         precisions: the precisions it can compute in.
         select: the same backend on another device (``cupy:1``); None where there is only one.
+        adopt: turns a user's function into a kernel of this backend's kind, or gives None where it
+            is none: then it is called as Python code.
+        notes: what it adds to an explanation, from (backend, target): an operator, or a Program
+            that is specialised to it. None where there is nothing to add.
     """
 
     name: str
@@ -172,6 +190,8 @@ class Backend:
     precisions: tuple[str, ...] = ("fp32",)
     select: Callable[[str], Backend] | None = None
     limit: Callable[[int], AbstractContextManager[None]] | None = None
+    adopt: Callable[[Op[Any, Any], Any], Kernel | None] | None = None
+    notes: Callable[[Backend, Any], Notes] | None = None
     swaps: Mapping[str, str] = field(default_factory=dict)
     base: str = ""
 
@@ -253,6 +273,9 @@ class Backend:
             return self._swap_by_name(op, value)
         if isinstance(value, Kernel):
             return value, function_name(value.function)
+        adopted = self.adopt(op, value) if self.adopt is not None else None
+        if adopted is not None:
+            return adopted, function_name(inspect.unwrap(adopted.function))
         if not callable(value):
             raise InputError(f"{self.name}: kernel for {op.name} must be a function, got {value!r}")
         return adapt(op, value), function_name(value)

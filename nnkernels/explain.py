@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nnkernels.backend import Backend, Kernel, Resolution, function_name
+from nnkernels.backend import Backend, Kernel, Notes, Resolution, function_name
 from nnkernels.dispatch import get_backend
 from nnkernels.dispatch.choice import serving
 from nnkernels.spec import Op, get_op
@@ -58,19 +58,39 @@ def explain(
     return _explain_program(target, get_backend(backend or "auto"))
 
 
+def notes(target: str | Op[Any, Any] | Program, backend: str | Backend | None = None) -> Notes:
+    """What the backend adds to :func:`explain`: rules, tables, how a Program is executed.
+
+    Args:
+        target, backend: as for :func:`explain`; the notes on each instruction stand there, too.
+    """
+    if isinstance(target, (str, Op)):
+        chosen = serving() if backend is None else get_backend(backend)
+        return _notes(chosen, get_op(target) if isinstance(target, str) else target)
+    from nnkernels.program import specialise
+
+    chosen = get_backend(backend or "auto")
+    return _notes(chosen, specialise(target, chosen))
+
+
+def _notes(backend: Backend, target: Any) -> Notes:
+    return Notes() if backend.notes is None else backend.notes(backend, target)
+
+
 def _explain_program(program: Program, backend: Backend) -> list[Choice]:
     from nnkernels.program import specialise  # calling operators needs no Programs
 
-    notes = _fusion_notes(program, backend)
+    fusion = _fusion_notes(program, backend)
     fitted = specialise(program, backend)
+    added = _notes(backend, fitted).each or ("",) * len(fitted.instructions)
     return [
         _choice(
             backend,
             backend.resolve(instruction.op, instruction.params),
             instruction.label,
-            _note(instruction, notes),
+            _note(instruction, fusion) + (f"; {note}" if note else ""),
         )
-        for instruction in fitted.instructions
+        for instruction, note in zip(fitted.instructions, added, strict=True)
     ]
 
 

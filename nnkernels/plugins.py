@@ -69,7 +69,6 @@ def _builtin(name: str) -> Source:
 
 
 ABSENT = {
-    "numba": "this version of nnkernels has no Numba backend yet; use 'numpy'",
     "native": "this version of nnkernels has no native C++ backend yet; use 'numpy'",
     "cupy": "this version of nnkernels has no CuPy (GPU) backend yet; use 'numpy'",
 }

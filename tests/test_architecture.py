@@ -425,7 +425,7 @@ from nnkernels.nn import MLP, Trainer
 from nnkernels.testing import verify
 
 reasons = plugins.availability()
-assert {n for n, why in reasons.items() if why is None} == {"numpy", "reference", "single"}
+assert {n for n, why in reasons.items() if why is None} >= {"numpy", "reference", "single"}
 single = nnkernels.get_backend("single")
 assert single.coverage()["relu"] == "own" and single.coverage()["tanh"] == "reference"
 assert nnkernels.explain("relu", "single")[0].kernel == "nnkernels.backends.single:relu"

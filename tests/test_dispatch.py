@@ -733,9 +733,9 @@ def test_names_lead_to_one_object():
 
 
 def test_auto_is_the_available_cpu_backend_of_highest_priority():
-    names = ("numpy", "reference")
+    names = ("numba", "numpy", "reference")
     best = max((nnkernels.get_backend(n) for n in names), key=lambda b: b.priority)
-    assert nnkernels.get_backend("auto").name == best.name == "numpy"
+    assert nnkernels.get_backend("auto").name == best.name == "numba"
 
 
 @pytest.mark.parametrize(
@@ -747,7 +747,7 @@ def test_auto_is_the_available_cpu_backend_of_highest_priority():
         (("numpy(threads=2)",), {"threads": 1}, "numpy(threads=1)"),
         (("numpy",), {"precision": "fp32"}, "numpy(precision=fp32)"),
         (("numpy",), {"strict": True}, "numpy"),
-        (("auto(threads=1)",), {}, "numpy(threads=1)"),
+        (("auto(threads=1)",), {}, "numba(threads=1)"),
         (("numpy[relu=reference]",), {"threads": 3}, "numpy(threads=3)[relu=reference]"),
     ],
 )
@@ -765,7 +765,7 @@ def test_what_is_no_name_is_refused(name):
     ("name", "kind", "message"),
     [
         ("nmpy", UnknownNameError, r"'nmpy'\. Did you mean 'numpy'"),
-        ("numba", BackendUnavailableError, "no Numba backend yet"),
+        ("native", BackendUnavailableError, r"no native C\+\+ backend yet"),
         ("nunba", UnknownNameError, "'numba'"),
         ("numpy:1", InputError, "one device only"),
         ("numpy(threads=0)", InputError, "threads must be 1 or more"),

@@ -9,7 +9,12 @@ import typer
 if TYPE_CHECKING:
     from nnkernels.bench.results import Blas
 
-EXTRAS = {"report": ("matplotlib",), "sklearn": ("scikit-learn",)}
+EXTRAS = {
+    "numba": ("numba",),
+    "report": ("matplotlib",),
+    "sklearn": ("scikit-learn",),
+    "peers": ("torch", "jax", "scikit-learn", "numba", "threadpoolctl"),
+}
 """Optional dependencies by the extra that brings them."""
 
 

@@ -288,6 +288,11 @@ def check_feed(backend: Backend, slot: Slot, array: Any) -> None:
     )
     if not rows_fit:
         raise ShapeError(f"feed: {slot.name!r} must have shape {slot.shape}, got {array.shape}")
+    if not backend.strided and not (array.flags.c_contiguous and array.flags.aligned):
+        raise ProgramError(
+            f"feed: {slot.name!r} must be C-contiguous for backend {backend.name}; give "
+            "numpy.ascontiguousarray(...)"
+        )
     if slot.interval is not None and array.size:
         low, high = slot.interval
         values = backend.to_numpy(array)

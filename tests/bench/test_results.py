@@ -57,8 +57,8 @@ def test_what_is_not_measured_is_null(run: results.Run) -> None:
 
 def test_samples_tell_the_processes_apart(run: results.Run) -> None:
     found = {r.backend: set(r.times.call.process) for r in run.results if r.times.call}
-    assert found["numpy"] == {0}
-    assert found["textbook"] == {len(found) - 1}
+    assert {"numpy", "textbook"} <= set(found)
+    assert sorted(number for (number,) in found.values()) == list(range(len(found)))
 
 
 def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def planted(*kernels: str) -> str:
 
 
 def test_a_table_in_80_columns_without_escapes(capsys) -> None:
-    assert run([*QUICK, "-k", "W4 or matmul", "--threads", "1"]) == 0
+    assert run([*QUICK, "-k", "W4 or matmul", "--threads", "1", "-b", "numpy"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     lines = out.splitlines()
@@ -62,9 +62,9 @@ def test_results_are_written(tmp_path: Path, capsys) -> None:
     record = results.read(path)
     assert record.complete
     timed = [r.workload for r in record.results if r.status == "ok"]
-    assert timed == ["leaky_relu_backward", "relu_backward"]
+    assert set(timed) == {"leaky_relu_backward", "relu_backward"}
     absent = {r.backend: r.reason for r in record.results if r.status == "skipped"}
-    assert set(absent) == {"numba", "native", "cupy"}
+    assert set(absent) == {"native", "cupy"}
     assert all(absent.values())
 
 

@@ -1,0 +1,86 @@
+"""The Numba backend: compiled kernels, and whole epochs without returning to Python.
+
+Needs Numba (``pip install 'nnkernels[numba]'``) on Linux or macOS; any processor, the fastest
+products on AVX-512, AVX2 and NEON. See ``docs/numba.md``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+from nnkernels import plugins
+from nnkernels.backend import Backend, KernelTable
+from nnkernels.backends._blas import BlasExecutable, blas_threads
+from nnkernels.backends._host import HOST
+from nnkernels.errors import BackendUnavailableError
+
+PRIORITY = 10
+
+
+def load() -> Backend:
+    """The backend ``numba``.
+
+    With ``NUMBA_DISABLE_JIT`` set, its kernels are those of ``numpy``: the same results, slowly.
+
+    Raises:
+        BackendUnavailableError: Numba is not installed, or not for this system.
+    """
+    if reason := _reason():
+        raise BackendUnavailableError(f"backend 'numba' is not available: {reason}")
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        numpy = plugins.load("numpy")
+        return Backend("numba", HOST, {}, BlasExecutable, fallback=numpy, limit=blas_threads)
+    return _compiled()
+
+
+def _reason() -> str | None:
+    """Why it cannot work here, and the remedy."""
+    if sys.platform == "win32":
+        return "it runs on Linux and macOS; use 'numpy' here"
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed; run: pip install 'nnkernels[numba]'"
+    return None
+
+
+def _compiled() -> Backend:
+    from nnkernels.backends.numba import (
+        activations,
+        bookkeeping,
+        linear,
+        losses,
+        movement,
+        normalisation,
+        regularisation,
+        updates,
+    )
+    from nnkernels.backends.numba.executor import bind
+    from nnkernels.backends.numba.notes import notes
+    from nnkernels.backends.numba.swaps import adopt
+
+    families = (
+        activations,
+        bookkeeping,
+        linear,
+        losses,
+        movement,
+        normalisation,
+        regularisation,
+        updates,
+    )
+    kernels = KernelTable()
+    for module in families:
+        kernels.update(module.family.kernels)
+    return Backend(
+        "numba",
+        HOST,
+        kernels,
+        bind,
+        fallback=plugins.load("numpy"),
+        strided=False,
+        priority=PRIORITY,
+        limit=blas_threads,
+        adopt=adopt,
+        notes=notes,
+    )

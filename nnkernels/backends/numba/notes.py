@@ -1,0 +1,183 @@
+"""What the Numba backend says about itself: who computes products, how a Program is executed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nnkernels.backend import Backend, Notes
+from nnkernels.backends.numba import choice
+from nnkernels.backends.numba.microkernel import tile_rows, vector_bits
+from nnkernels.backends.numba.pace import default_threads
+from nnkernels.backends.numba.plan import Group, Plan, make_plan
+from nnkernels.backends.numba.tasks import Task, Unsupported, tasks_of
+from nnkernels.backends.numba.tuned import DTYPES
+from nnkernels.program import Program
+from nnkernels.spec import Op
+
+OWN, BLAS = "products.own_product", "products.blas_product"
+"""Names of the entries that compute products."""
+
+RIGHT_OPERANDS = {
+    "matmul": "The right operand is b, transposed or not.",
+    "linear": "The right operand is w (k, n).",
+    "linear_backward": "The right operand is w, transposed, of grad_x; grad (b, n) of grad_w.",
+}
+"""What an operator's products multiply by, of all operators that have products."""
+
+SHAPES = (
+    (784, 64),
+    (512, 512),
+    (784, 1024),
+    (1024, 1024),
+    (1024, 4096),
+    (4096, 4096),
+)
+"""Right operands (k, n) whose products are explained."""
+
+
+def notes(backend: Backend, target: Op[Any, Any] | Program) -> Notes:
+    """What an explanation of ``target`` adds; a Program is specialised to ``backend``."""
+    if isinstance(target, Program):
+        return _of_program(backend, target)
+    own = backend.resolve(target.name, target.params).why == "own"
+    return _of_product(target.name) if own and target.name in RIGHT_OPERANDS else Notes()
+
+
+# --- operators -----------------------------------------------------------------------------------
+
+
+def _of_product(name: str) -> Notes:
+    rows = [_row(k, n, dtype) for k, n in SHAPES for dtype in DTYPES]
+    heads = ("right operand", "dtype", "computed by", "because")
+    return Notes((*_rule(), RIGHT_OPERANDS[name]), (heads, *rows))
+
+
+def _rule() -> tuple[str, ...]:
+    """The rule in words, with this machine's numbers."""
+    bits = vector_bits()
+    if not bits:
+        return ("This processor has no vectors that our tiles are written for: BLAS computes all.",)
+    shapes = ", ".join(f"{rows} rows by {vectors}" for vectors, rows in tile_rows().items())
+    limits = {dtype: choice.own_bytes(dtype) for dtype in DTYPES}
+    listed = ", ".join(f"{dtype} {limit:,} B ({why})" for dtype, (limit, why) in limits.items())
+    return (
+        "A product is computed by our own tiles in vector registers while its right operand is "
+        "so small that its blocks come from a cache; by BLAS, which copies blocks into order "
+        "first, where it is larger.",
+        f"Largest right operand of our own: {listed}. 'nnkernels tune' measures this machine's.",
+        f"Vectors of {bits} bits; tiles of {shapes} vectors.",
+    )
+
+
+def _row(k: int, n: int, dtype: str) -> tuple[str, ...]:
+    found = choice.choose(n, k, 4 if dtype == "float32" else 8)
+    who = {"own": "own tiles", "blas": "BLAS"}[found.code]
+    return f"{k} x {n}", dtype, who, found.why.removeprefix("right operand ")
+
+
+# --- Programs ------------------------------------------------------------------------------------
+
+
+def _of_program(backend: Backend, program: Program) -> Notes:
+    compiled = list(tasks_by_instruction(program, backend))
+    each = [_products(tasks) if isinstance(tasks, list) else "" for tasks in compiled]
+    refused = dict.fromkeys(reason for reason in compiled if isinstance(reason, str))
+    if refused:
+        return Notes((f"Runs in the interpreter: {'; '.join(refused)}.",), each=tuple(each))
+    return Notes((_execution(backend, program),), each=tuple(each))
+
+
+def tasks_by_instruction(program: Program, backend: Backend) -> Iterator[list[Task] | str]:
+    """The tasks of each instruction of a specialised Program, or why it has no compiled kernel."""
+    for instruction in program.instructions:
+        try:
+            yield tasks_of(replace(program, instructions=(instruction,)), backend)
+        except Unsupported as reason:
+            yield str(reason)
+
+
+def _execution(backend: Backend, program: Program) -> str:
+    stages = len(make_plan(program, backend).stages)
+    threads = backend.threads or default_threads(program)
+    asked = "as asked" if backend.threads else "by default"
+    steps = f"Runs as a compiled epoch: {_counted(stages, 'stage')} a step"
+    if threads == 1:
+        return f"{steps}, on 1 thread {asked}, without barriers."
+    return f"{steps}, on {threads} threads {asked}, {_counted(stages, 'barrier')}."
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def _products(tasks: list[Task]) -> str:
+    """Who computes the products among ``tasks``, and why."""
+    found = [(task, _product_of(task)) for task in tasks]
+    products = [(task, who) for task, who in found if who]
+    named = len(products) > 1
+    texts = []
+    for task, who in products:
+        right = task.uses[1].region
+        elements = right.shape[0] * right.shape[1]
+        why = choice.choose(right.shape[1], right.shape[0], right.nbytes // max(elements, 1)).why
+        prefix = f"{_written(task)} " if named else "product "
+        texts.append(f"{prefix}by {who}: {why}")
+    return "; ".join(texts)
+
+
+def _product_of(task: Task) -> str:
+    """Who computes a task that is a product; empty for another task."""
+    name = task.step.entry.name.partition("|")[0]
+    return {OWN: "own tiles", BLAS: "BLAS"}.get(name, "")
+
+
+def _written(task: Task) -> str:
+    return next(access.name for access in task.step.accesses if access.written)
+
+
+# --- parts of a profile --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is known of one time in a profile.
+
+    Attributes:
+        name: which part of its instruction; empty where that has no parts to tell apart.
+        flop, nbytes: its work, where it differs from the instruction's.
+    """
+
+    name: str = ""
+    flop: float | None = None
+    nbytes: int | None = None
+
+
+def parts(plan: Plan) -> list[Part]:
+    """The parts that :meth:`EpochExecutable.profile` gives the times of, in its order."""
+    groups = [g for stage in plan.stages for g in stage if isinstance(g, Group) and g.units]
+    tasks = [task for group in groups for task in group.tasks]
+    divided = {id(task.instruction) for task in tasks if _product_of(task)}
+    return [_part(task, id(task.instruction) in divided) for task in tasks]
+
+
+def _part(task: Task, divided: bool) -> Part:
+    nbytes = sum(use.region.nbytes for use in task.uses)
+    if task.step.copies is not None:
+        return Part(f"{'transposed ' + task.step.copies[0]}", 0.0, nbytes)
+    who = _product_of(task)
+    if who:
+        a, b, out = (use.region for use in task.uses[:3])
+        flop = 2.0 * out.shape[0] * b.shape[0] * b.shape[1]
+        bias = out.shape[0] * out.shape[1] if len(task.uses) > 3 else 0
+        return Part(f"{_written(task)} by {who}", flop + bias, nbytes)
+    if divided:
+        return Part(_written(task), _elements(task), nbytes)
+    return Part()
+
+
+def _elements(task: Task) -> float:
+    """Additions of a sum over rows: as many as it reads numbers."""
+    shape = task.uses[0].region.shape
+    return float(shape[0] * shape[1]) if len(shape) == 2 else 0.0
