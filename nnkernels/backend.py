@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -78,6 +78,21 @@ class Kernel:
     def origin(self) -> str:
         """``module:function`` of the implementation."""
         return function_name(inspect.unwrap(self.function))
+
+
+def frozen(
+    function: Callable[..., None], arrays: Sequence[Any], keywords: Mapping[str, Any]
+) -> Callable[[], None]:
+    """A kernel's function on arrays that never change: the cheapest call.
+
+    A function may have a method ``prepare`` that takes the same arguments and returns a function
+    without any, which repeats the call.
+    """
+    prepare = getattr(function, "prepare", None)
+    if prepare is not None:
+        repeat: Callable[[], None] = prepare(*arrays, **keywords)
+        return repeat
+    return functools.partial(function, *arrays, **keywords)
 
 
 def function_name(function: Any) -> str:
@@ -170,6 +185,10 @@ class Backend:
             there is nothing to set.
         precision: arithmetic of float32 products; anything but true ``fp32`` is asked for by name.
         precisions: the precisions it can compute in.
+        lacking: by precision that it has on other machines, what this one lacks for it.
+        kernels_in: its own kernels that compute in a precision, by operator name, where they are
+            not those of every precision; :meth:`configure` puts them in the place of the others,
+            but for those that are swapped.
         select: the same backend on another device (``cupy:1``); None where there is only one.
         adopt: turns a user's function into a kernel of this backend's kind, or gives None where it
             is none: then it is called as Python code.
@@ -188,6 +207,8 @@ class Backend:
     threads: int | None = None
     precision: Precision = "fp32"
     precisions: tuple[str, ...] = ("fp32",)
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    kernels_in: Callable[[str], Mapping[str, Kernel]] | None = None
     select: Callable[[str], Backend] | None = None
     limit: Callable[[int], AbstractContextManager[None]] | None = None
     adopt: Callable[[Op[Any, Any], Any], Kernel | None] | None = None
@@ -238,14 +259,18 @@ class Backend:
         if threads is not None and self.limit is None:
             raise InputError(f"backend {self.base} has no threads to set")
         if precision is not None and precision not in self.precisions:
+            why = self.lacking.get(str(precision))
             raise InputError(
                 f"backend {self.base} computes in {', '.join(self.precisions)}, not {precision!r}"
+                + (f": {why}" if why else "")
             )
         changes: dict[str, Any] = {
             "threads": self.threads if threads is None else threads,
             "precision": self.precision if precision is None else precision,
             "strict": self.strict if strict is None else strict,
         }
+        if changes["precision"] != self.precision:
+            changes["kernels"] = self._kernels_in(changes["precision"])
         explicit = [
             f"{key}={changes[key]}"
             for key, default in (("threads", None), ("precision", "fp32"))
@@ -253,6 +278,12 @@ class Backend:
         ]
         settings = f"({','.join(explicit)})" if explicit else ""
         return replace(self, name=self.base + settings + _swap_suffix(self.swaps), **changes)
+
+    def _kernels_in(self, precision: str) -> Mapping[str, Kernel]:
+        if self.kernels_in is None:
+            return self.kernels
+        own = {n: k for n, k in self.kernels_in(precision).items() if n not in self.swaps}
+        return {**self.kernels, **{n: replace(k, owner=self.base) for n, k in own.items()}}
 
     def replace(self, **swaps: Any) -> Backend:
         """A new backend with other kernels for some operators.

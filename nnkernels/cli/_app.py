@@ -37,6 +37,9 @@ from nnkernels.errors import (
 )
 
 P = ParamSpec("P")
+ORDER = ("info", "bench", "train", "predict", "list", "explain", "profile", "verify", "reproduce")
+"""Commands in the order of the help, which is the order that a newcomer asks in; others follow."""
+
 FAILED, USAGE, INCOMPLETE, DIVERGED, INTERRUPTED = 1, 2, 3, 5, 130
 
 
@@ -44,6 +47,10 @@ def command_names() -> list[str]:
     """Names of the commands, sorted."""
     modules = pkgutil.iter_modules([str(Path(__file__).parent)])
     return sorted(m.name for m in modules if not m.name.startswith("_"))
+
+
+def _position(name: str) -> int:
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 def build() -> typer.Typer:
@@ -57,7 +64,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     )
     app.callback()(_root)
-    for name in command_names():
+    for name in sorted(command_names(), key=_position):
         app.command(name)(_guarded(importlib.import_module(f"nnkernels.cli.{name}").command))
     return app
 
@@ -99,6 +106,8 @@ def _root(
     Examples:
       nnkernels bench             compare the available backends on training steps
       nnkernels info              this machine, its BLAS, and the backends
+      nnkernels train             train a network, and see how well it learns
+      nnkernels profile 784-64-10 where the time of a training step goes
       nnkernels bench --help      options of a command
     """
 

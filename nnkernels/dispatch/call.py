@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels import spec
-from nnkernels.backend import Backend
+from nnkernels.backend import Backend, frozen
 from nnkernels.dispatch.arguments import check_values, gather_arguments, normalise
 from nnkernels.dispatch.choice import current, default_for, get_backend, serving
 from nnkernels.dispatch.outputs import allocate, check_out, check_updated, results, separate
@@ -64,11 +64,11 @@ def bind(
 
         return checked
     assert plan.kernel is not None
-    function = limited(plan.backend, plan.kernel.function)
     keywords = _keywords(plan, outs)
+    repeat = limited(plan.backend, frozen(plan.kernel.function, arrays, keywords))
 
     def call() -> Any:
-        function(*arrays, **keywords)
+        repeat()
         return result
 
     return call

@@ -101,7 +101,7 @@ def _labels(model: Model, array: Array, what: str) -> Array:
             f"{what}[{bad[0]}] is {array[bad[0]]}; labels must lie in [0, {model.outputs}), the "
             f"model's outputs ({len(bad)} of {len(array)} do not)"
         )
-    return np.ascontiguousarray(array, dtype=np.int64)
+    return np.require(array, np.int64, ["C", "A"])
 
 
 def _one_hot(labels: Array, model: Model) -> Array:

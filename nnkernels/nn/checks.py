@@ -56,9 +56,9 @@ def as_numeric(what: str, value: Any) -> Array:
 
 
 def as_finite(what: str, array: Array, dtype: str) -> Array:
-    """``array`` in ``dtype``, C-contiguous; NaN and infinity are refused by row."""
+    """``array`` in ``dtype``, C-contiguous, aligned; NaN and infinity are refused by row."""
     with np.errstate(over="ignore"):  # too large for float32: refused below
-        cast = np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)
+        cast = np.require(array, dtype, ["C", "A"]).reshape(array.shape)
     bad = ~np.isfinite(cast)
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])

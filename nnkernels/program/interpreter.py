@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels import signature as sig
-from nnkernels.backend import Backend, Resolution, function_name
+from nnkernels.backend import Backend, Resolution, frozen, function_name
 from nnkernels.errors import (
     BackendError,
     DTypeError,
@@ -60,7 +59,7 @@ class Bound:
 
     def frozen(self) -> Callable[[], None]:
         """:meth:`run` for arrays that never change: the cheapest call."""
-        return functools.partial(self.function, *self.inputs, **self.keywords)
+        return frozen(self.function, self.inputs, self.keywords)
 
 
 class Interpreter:
@@ -213,6 +212,35 @@ class Interpreter:
                 return done
             self._run_phase(self._update, len(self._compute))
         return steps
+
+    def profile(self, steps: int) -> list[tuple[Instruction, float]]:
+        """Run up to ``steps`` steps; for every instruction the seconds that it took in all.
+
+        The State changes as in :meth:`run`; the clock is read between any two instructions, after
+        all pending work of the device. A step whose loss is not finite is the last.
+        """
+        seconds = [0.0] * len(self.bound)
+        calls = [*self._compute, *self._update]
+        timed = [self._timed(call, seconds, number) for number, call in enumerate(calls)]
+        compute, update = self._compute, self._update
+        self._compute, self._update = timed[: len(compute)], timed[len(compute) :]
+        try:
+            self.run(steps)
+        finally:
+            self._compute, self._update = compute, update
+        return [(b.instruction, s) for b, s in zip(self.bound, seconds, strict=True)]
+
+    def _timed(
+        self, call: Callable[[], None], seconds: list[float], number: int
+    ) -> Callable[[], None]:
+        timer = self.backend.device.timer
+
+        def run() -> None:
+            began = timer()
+            call()
+            seconds[number] += timer() - began
+
+        return run
 
     def _run_phase(self, calls: Sequence[Callable[[], None]], first: int) -> None:
         try:

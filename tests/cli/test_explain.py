@@ -118,6 +118,130 @@ def test_lines_fit_into_80_columns(capsys, monkeypatch):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
+# --- what backend numba adds ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def numba(tmp_path, monkeypatch):
+    """The module that chooses, without a file of the user's."""
+    pytest.importorskip("numba")
+    from nnkernels.backends.numba import choice
+
+    if not choice.vector_bits():
+        pytest.skip("no tiles of ours on this processor")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    choice.stored.cache_clear()
+    yield choice
+    choice.stored.cache_clear()
+
+
+PRODUCT = re.compile(
+    r"^  (\d+) x (\d+) x (\d+) +(float32|float64) +(BLAS|own (?:packed )?tiles) +(.+?) *$",
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("name", ["matmul", "linear", "linear_backward"])
+def test_who_computes_products_is_told(capsys, numba, name):
+    assert run(["explain", name, "-b", "numba"]) == 0
+    out = capsys.readouterr().out
+    assert f"{numba.OWN_BYTES:,} B (default)" in out
+    assert "'nnkernels tune'" in out
+    assert "right operand is" in out
+    rows = PRODUCT.findall(out)
+    assert {dtype for *_, dtype, _, _ in rows} == {"float32", "float64"}
+    names = {"own": "own tiles", "packed": "own packed tiles", "blas": "BLAS"}
+    for m, k, n, dtype, who, why in rows:
+        found = numba.choose(int(m), int(n), int(k), 4 if dtype == "float32" else 8)
+        assert who == names[found.code]
+        assert found.why == f"right operand {why} (default)"
+    assert {"own tiles", "own packed tiles"} <= {who for *_, who, _ in rows}
+
+
+def test_tuned_limits_are_told(capsys, numba):
+    from nnkernels.backends.numba import tuned
+
+    tuned.write({"float32": 1 << 20, "float64": 0})
+    assert run(["explain", "matmul", "-b", "numba"]) == 0
+    out = capsys.readouterr().out
+    assert f"float32 1,048,576 B (tuned {tuned.read().date}), float64 0 B (tuned " in out
+    assert {who for *_, dtype, who, _ in PRODUCT.findall(out) if dtype == "float64"} == {"BLAS"}
+
+
+def test_vectors_and_tiles_of_this_processor_are_told(capsys, numba, monkeypatch):
+    from nnkernels.backends.numba import notes
+
+    monkeypatch.setattr(notes, "vector_bits", lambda: 256)
+    monkeypatch.setattr(notes, "tile_rows", lambda: {2: 6, 1: 12})
+    assert run(["explain", "matmul", "-b", "numba"]) == 0
+    assert "Vectors of 256 bits; tiles of 6 rows by 2, 12 rows by 1" in capsys.readouterr().out
+
+
+def test_without_tiles_blas_computes_all(capsys, numba, monkeypatch):
+    from nnkernels.backends.numba import notes
+
+    monkeypatch.setattr(notes, "vector_bits", lambda: 0)
+    monkeypatch.setattr(numba, "vector_bits", lambda: 0)
+    assert run(["explain", "linear", "-b", "numba"]) == 0
+    out = capsys.readouterr().out
+    assert "BLAS computes all" in out
+    assert {who for *_, who, _ in PRODUCT.findall(out)} == {"BLAS"}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "reference", "numba[linear=numpy]"])
+def test_nothing_is_added_for_kernels_of_others(capsys, numba, backend):
+    assert run(["explain", "linear", "-b", backend]) == 0
+    assert "own tiles" not in capsys.readouterr().out
+
+
+def test_other_operators_have_no_rule(capsys, numba):
+    assert run(["explain", "relu", "-b", "numba"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_a_step_says_how_it_is_executed(capsys, numba):
+    assert run(["explain", "8-6-3", "-b", "numba"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert re.search(
+        r"^  Runs as a compiled epoch: \d+ stages a step, on 1 thread by default", line
+    )
+    assert line.endswith(", without barriers.")
+    assert run(["explain", "8-6-3", "-b", "numba(threads=2)"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert re.search(r": (\d+) stages a step, on 2 threads as asked, \1 barriers\.", line)
+
+
+def test_products_of_a_step_say_who_computes_them(capsys, numba, monkeypatch):
+    monkeypatch.setattr(numba, "OWN_BYTES", 1 << 20)
+    assert run(["explain", "1200-1000-3", "-b", "numba"]) == 0
+    out = capsys.readouterr().out
+    assert "fused: linear + relu; y by BLAS: right operand 4,800,000 B >" in out
+    assert "linear: kernel of numba; product by own tiles: right operand 12,000 B" in out
+    assert "grad_x by own tiles: right operand 12,000 B" in out
+    assert "; grad_w by own tiles: right operand 384 B" in out
+
+
+def test_a_step_in_the_interpreter_says_because_of_what(capsys, numba):
+    assert run(["explain", "8-6-3", "-b", "numba[relu=numpy]"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1].startswith("  Runs in the interpreter: relu is served by ")
+    assert "product by own tiles" in out
+
+
+def test_a_step_of_another_backend_has_no_such_header(capsys):
+    assert run(["explain", "8-6-3", "-b", "numpy"]) == 0
+    assert "Runs " not in capsys.readouterr().out
+
+
+def test_lines_about_products_fit_into_80_columns(capsys, monkeypatch, numba):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(numba, "OWN_BYTES", 1 << 30)
+    for target in ("linear_backward", "1200-1000-3"):
+        assert run(["explain", target, "-b", "numba"]) == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -17,11 +17,14 @@ from numba.core import types
 from numba.core.compiler import Flags, compile_extra
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.cpu_options import FastMathOptions
+from numba.core.errors import NumbaError
 from numba.core.registry import cpu_target
 from numba.np import numpy_support
 from numba.np.arrayobj import populate_array
 
+from nnkernels.backend import function_name
 from nnkernels.backends.numba.record import CELL, Field, Layout
+from nnkernels.errors import BackendError
 
 FASTMATH = {"nsz", "contract", "afn", "reassoc"}
 """Freedoms that leave NaN and infinities as they are.
@@ -44,7 +47,8 @@ def compile_entry(symbol: str, function: Callable[..., Any], layout: Layout) -> 
 def compile_plain(symbol: str, function: Callable[..., Any], count: int) -> bytes:
     """Object code that exports ``symbol``, a function of ``count`` int64."""
     compiled = _compile(function, [types.int64] * count)
-    return _object_code(_around(symbol, compiled, count, lambda entry: list(entry.given)))
+    library = _around(symbol, compiled, count, lambda entry: list(entry.given), gives_result=True)
+    return _object_code(library)
 
 
 @global_compiler_lock
@@ -58,7 +62,14 @@ def compile_live(
     """
     chosen = _storing(dispatcher, len(layout.fields) - 1) if returns else dispatcher
     arguments = tuple(_type_of(field) for field in layout.fields)
-    chosen.compile(arguments)
+    try:
+        chosen.compile(arguments)
+    except NumbaError as error:
+        raise BackendError(
+            f"numba: {function_name(dispatcher.py_func)} cannot be compiled for "
+            f"{', '.join(str(a) for a in arguments)} (a single number is an array of one element): "
+            f"{error}"
+        ) from error
     compiled = chosen.overloads[arguments]
     library = _around(symbol, compiled, 3, lambda entry: entry.arguments(layout))
     return int(library.get_pointer_to_function(symbol)), (library, chosen)
@@ -109,8 +120,18 @@ def _compile(function: Callable[..., Any], argument_types: Sequence[Any]) -> Any
     )
 
 
-def _around(symbol: str, compiled: Any, count: int, values: Callable[[_Entry], list[Any]]) -> Any:
-    """A library with a C function of ``count`` int64 around a compiled function."""
+def _around(
+    symbol: str,
+    compiled: Any,
+    count: int,
+    values: Callable[[_Entry], list[Any]],
+    *,
+    gives_result: bool = False,
+) -> Any:
+    """A library with a C function of ``count`` int64 around a compiled function.
+
+    It gives what the function returns, an int64, or else the code of its exception.
+    """
     library = compiled.target_context.codegen().create_library(symbol)
     library.enable_object_caching()
     library.add_linking_library(compiled.library)
@@ -122,7 +143,7 @@ def _around(symbol: str, compiled: Any, count: int, values: Callable[[_Entry], l
         entry.builder, callee, returned, compiled.signature.args, values(entry)
     )
     code = entry.builder.select(status.is_error, entry.builder.sext(status.code, INT64), INT64(0))
-    entry.builder.ret(result if returned == types.int64 else code)
+    entry.builder.ret(result if gives_result and returned == types.int64 else code)
     library.add_ir_module(module)
     library.finalize()
     return library

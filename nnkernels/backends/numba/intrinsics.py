@@ -86,6 +86,29 @@ def atomic_load(typing_context, address):
 
 
 @intrinsic
+def atomic_swap(typing_context, address, value):
+    """Write the int64 at an address; returns what was there before."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = builder.inttoptr(values[0], INT64.as_pointer())
+        return builder.atomic_rmw("xchg", place, values[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def atomic_replace(typing_context, address, expected, value):
+    """Write the int64 at an address if it is ``expected``; returns what was there before."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = builder.inttoptr(values[0], INT64.as_pointer())
+        found = builder.cmpxchg(place, values[1], values[2], "seq_cst", "seq_cst")
+        return builder.extract_value(found, 0)
+
+    return types.int64(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
 def relax(typing_context):
     """Tell the processor that this thread is waiting in a loop."""
 
@@ -143,7 +166,9 @@ def local_bytes(typing_context, count):
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         size = signature.args[0].literal_value
-        place = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), size))
+        # By a count: alloca_once clears what it makes, and would clear a large array type by one
+        # store, over which LLVM takes minutes.
+        place = cgutils.alloca_once(builder, ir.IntType(8), size=INT64(size))
         place.align = 64
         array = context.make_array(kind)(context, builder)
         populate_array(

@@ -47,6 +47,7 @@ class Entry:
     arguments: int = 3
     seconds: float = 0.0
     kept: list[Any] = field(default_factory=list)
+    _linked: int | None = None
 
     @property
     def symbol(self) -> str:
@@ -57,7 +58,9 @@ class Entry:
     def address(self) -> int:
         """Where the machine code begins."""
         with _lock:
-            return self.link(self)
+            if self._linked is None:  # another thread may have linked it in the meantime
+                self._linked = self.link(self)
+            return self._linked
 
     @functools.cached_property
     def call(self) -> Any:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from nnkernels.backends.numba import choice
+from nnkernels.backends.numba import activations, choice, record
+from nnkernels.backends.numba.bfloat import bfloat_product
 from nnkernels.backends.numba.declare import Access, Borrowed, Call, Family, Part, Phase, Step
 from nnkernels.backends.numba.library import kernel_entry
 from nnkernels.backends.numba.microkernel import vector_bits
+from nnkernels.backends.numba.packed import packed_product
 from nnkernels.backends.numba.products import blas_product, column_sums, own_product, transpose
 from nnkernels.backends.numba.record import Field, Layout
 from nnkernels.spec import Array
 
 family = Family()
 
-OWN_BLOCK, BLAS_BLOCK = 96 << 10, 1 << 20
-"""Bytes of a product that are computed at once where another step works on them at once: ours stay
-in the second-level cache; BLAS needs more to make up for copying its operands."""
+OWN_BLOCK, PACKED_BLOCK, BLAS_BLOCK, BFLOAT_BLOCK = 96 << 10, 4 << 20, 8 << 20, 8 << 20
+"""Bytes of a product that are computed at once where another step works on them at once: small ones
+stay in the second-level cache; those that copy their operands need more to make up for it."""
 
 OWN_INTEGERS = ("a", "a_row", "a_column", "b", "b_row", "bias", "k")
+PACKED_INTEGERS = ("a", "a_row", "a_column", "b", "b_row", "b_column", "bias", "k")
 BLAS_INTEGERS = ("gemm", "a", "a_step", "a_transposed", "b", "b_step", "b_transposed", "bias", "k")
 
 
@@ -58,12 +61,12 @@ class Product(Part):
     scratch: str = ""
 
     def steps(self, call: Call) -> list[Step]:
-        """The product, after transposing b where our own needs it."""
-        n, k = call.sizes[self.n], call.sizes[self.k]
-        own = choice.choose(n, k, np.dtype(call.floating).itemsize).code == "own"
-        if own and self.transpose_b:
-            return [self._transposition(call), self._step(call, self.scratch, own=True)]
-        return [self._step(call, self.b, own=own)]
+        """The product, after turning b where our own wants it by rows."""
+        m, n, k = (call.sizes[label] for label in (self.m, self.n, self.k))
+        code = choice.choose(m, n, k, np.dtype(call.floating).itemsize, call.precision).code
+        if code == "own" and self.transpose_b:
+            return [self._transposition(call), self._step(call, code, self.scratch)]
+        return [self._step(call, code, self.b)]
 
     def _transposition(self, call: Call) -> Step:
         """Copies b, stored as (n, k), to scratch as (k, n)."""
@@ -71,13 +74,14 @@ class Product(Part):
         names = {"a": self.b, "out": self.scratch}
         return transposition(sizes, call.floating).renamed(names)
 
-    def _step(self, call: Call, b: str, *, own: bool) -> Step:
-        layout = _layout(OWN_INTEGERS if own else BLAS_INTEGERS, call.floating)
-        record = self._own_record if own else self._blas_record
+    def _step(self, call: Call, code: choice.Code, b: str) -> Step:
         m, n, k = (call.sizes[label] for label in (self.m, self.n, self.k))
+        function, integers, block = PRODUCTS[code]
 
         def fill(addresses: Mapping[str, int]) -> list[int]:
-            return [*record(call.floating, m, n, k, addresses, b), addresses[self.out], m, n]
+            operands = self._operands(code, call.floating, (m, n, k), addresses, b)
+            bias = addresses[self.bias] if self.bias else 0
+            return [*operands, bias, k, addresses[self.out], m, n]
 
         accesses = [
             Access(self.a, False, not self.transpose_a),
@@ -85,24 +89,38 @@ class Product(Part):
             Access(self.out, True, True),
             *([Access(self.bias, False, False)] if self.bias else []),
         ]
-        entry = kernel_entry(own_product if own else blas_product, layout)
-        return Step(entry, m, tuple(accesses), fill, OWN_BLOCK if own else BLAS_BLOCK)
+        entry = kernel_entry(function, _layout(integers, call.floating))
+        return Step(entry, m, tuple(accesses), fill, block)
 
-    def _own_record(
-        self, dtype: str, m: int, n: int, k: int, addresses: Mapping[str, int], b: str
+    def _operands(
+        self,
+        code: choice.Code,
+        dtype: str,
+        sizes: tuple[int, int, int],
+        addresses: Mapping[str, int],
+        b: str,
     ) -> list[int]:
+        """Addresses and steps of a and b: in bytes, for BLAS in elements and with its letters."""
+        m, n, k = sizes
         item = np.dtype(dtype).itemsize
-        steps = (item, m * item) if self.transpose_a else (k * item, item)
-        bias = addresses[self.bias] if self.bias else 0
-        return [addresses[self.a], *steps, addresses[b], n * item, bias, k]
+        if code == "blas":
+            left = [addresses[self.a], m if self.transpose_a else k, int(self.transpose_a)]
+            right = [addresses[b], k if self.transpose_b else n, int(self.transpose_b)]
+            return [choice.gemm_address(dtype), *left, *right]
+        steps = [item, m * item] if self.transpose_a else [k * item, item]
+        right = [n * item] if code == "own" else [n * item, item]
+        if code != "own" and self.transpose_b:
+            right = [item, k * item]
+        return [addresses[self.a], *steps, addresses[b], *right]
 
-    def _blas_record(
-        self, dtype: str, m: int, n: int, k: int, addresses: Mapping[str, int], b: str
-    ) -> list[int]:
-        left = [addresses[self.a], m if self.transpose_a else k, int(self.transpose_a)]
-        right = [addresses[b], k if self.transpose_b else n, int(self.transpose_b)]
-        bias = addresses[self.bias] if self.bias else 0
-        return [choice.gemm_address(dtype), *left, *right, bias, k]
+
+PRODUCTS: Mapping[choice.Code, tuple[Callable[..., None], tuple[str, ...], int]] = {
+    "own": (own_product, OWN_INTEGERS, OWN_BLOCK),
+    "packed": (packed_product, PACKED_INTEGERS, PACKED_BLOCK),
+    "blas": (blas_product, BLAS_INTEGERS, BLAS_BLOCK),
+    "bf16": (bfloat_product, PACKED_INTEGERS, BFLOAT_BLOCK),
+}
+"""By the code that is chosen: the function, its integers, and what it computes well at once."""
 
 
 def transposition(sizes: Mapping[str, int], dtype: str) -> Step:
@@ -141,6 +159,36 @@ def linear(call: Call) -> list[Part]:
     return [Product("x", "w", "out", "b", "n", "k", bias="b")]
 
 
+family.workspace("matmul_backward", "turned_b(n,k),turned_grad(n,m),turned_a(m,k)")
+
+
+@family.recipe("matmul_backward")
+def matmul_backward(call: Call) -> list[Part]:
+    """``dA = G Bᵀ`` and ``dB = Aᵀ G``, or their transposes where the operands are stored so."""
+    a, b = bool(call.params["transpose_a"]), bool(call.params["transpose_b"])
+    parts: dict[str, Part] = {
+        "y0": Product("b", "grad", "y0", "k", "m", "n", b, True, scratch="turned_grad")
+        if a
+        else Product("grad", "b", "y0", "m", "k", "n", False, not b, scratch="turned_b"),
+        "y1": Product("grad", "a", "y1", "n", "k", "m", True, a, scratch="turned_a")
+        if b
+        else Product("a", "grad", "y1", "k", "n", "m", not a),
+    }
+    return [part for name, part in parts.items() if name in call.wanted]
+
+
+@family.recipe("linear_activation")
+def linear_activation(call: Call) -> list[Part]:
+    """A product with its bias, then the activation, over the product where nobody wants that."""
+    activation = activations.family[call.params["activation"]]
+    z = "z" if "z" in call.wanted else "y"
+    sizes = record.sizes_of({"...": (call.sizes["b"], call.sizes["n"])})
+    parts: list[Part] = [Product("x", "w", z, "b", "n", "k", bias="b")]
+    if "y" in call.wanted:
+        parts.append(Borrowed(activation, {"x": z, "out": "y"}, sizes, activation.op.params))
+    return parts
+
+
 family.workspace("linear_backward", "turned(n,k),block(n),one(1)")
 
 
@@ -164,6 +212,29 @@ family.workspace("bias_grad", "block(n),one(1)")
 def bias_grad(call: Call) -> list[Part]:
     """Column sums: by register tiles where there are some, else row by row."""
     return [Phase(column_sums if vector_bits() else row_sums, over="n")]
+
+
+family.workspace("bias_add_backward", "block(n),one(1)")
+
+
+@family.recipe("bias_add_backward")
+def bias_add_backward(call: Call) -> list[Part]:
+    """A copy, and column sums."""
+    sizes = {label: call.sizes[label] for label in ("b", "n")}
+    names = {"grad": "grad", "out": "y1", "block": "block", "one": "one"}
+    copied = _copy("grad", "y0", record.sizes_of({"...": (call.sizes["b"], call.sizes["n"])}))
+    parts: dict[str, Part] = {"y0": copied, "y1": Borrowed(family["bias_grad"], names, sizes)}
+    return [part for name, part in parts.items() if name in call.wanted]
+
+
+@family.recipe("add_backward")
+def add_backward(call: Call) -> list[Part]:
+    """Two copies."""
+    return [_copy("grad", name, call.sizes) for name in ("y0", "y1") if name in call.wanted]
+
+
+def _copy(source: str, target: str, sizes: Mapping[str, int]) -> Part:
+    return Borrowed(activations.family["identity"], {"x": source, "out": target}, sizes)
 
 
 ROW_BLOCK = 32

@@ -37,6 +37,12 @@ def vector_bits() -> int:
 
 
 @functools.cache
+def has_pairs() -> bool:
+    """Whether the host multiplies vectors of pairs of bfloat16 (AVX512_BF16)."""
+    return vector_bits() == 512 and bool(llvm.get_host_cpu_features().get("avx512bf16"))
+
+
+@functools.cache
 def tile_rows() -> dict[int, int]:
     """Rows of a full tile by its vectors: as many as registers hold beside b and one of a."""
     if vector_bits() == 256:  # 16 registers
@@ -191,20 +197,34 @@ class _Emitter:
             address = self.builder.add(address, out[1])
 
 
+class _PairEmitter(_Emitter):
+    """The same for operands whose float32 elements are pairs of bfloat16, neighbours along k."""
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        pairs = ir.VectorType(INT32, self.lanes)  # LLVM reads them as vectors of bfloat
+        kind = ir.FunctionType(self.vector, [self.vector, pairs, pairs])
+        function = self._declared(kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+        a, b = (self.builder.bitcast(value, pairs) for value in (a, b))
+        return self.builder.call(function, [c, a, b])
+
+
 @functools.cache
-def tile(rows: int, vectors: int) -> Any:
+def tile(rows: int, vectors: int, *, pairs: bool = False) -> Any:
     """The tile of ``rows`` by ``vectors``, to be called in compiled code.
 
     ``tile(k, a, b, out, addend, columns, like)`` computes ``out = a b + addend`` for k >= 1. The
     operands are triples: address, bytes from row to row, bytes from column to column (which only a
     needs). An ``addend`` at address 0 is left out; one with 0 bytes from row to row is the same
-    for all, a bias. ``columns`` says how many there are, ``like`` has the elements' type.
+    for all, a bias. ``columns`` says how many there are, ``like`` has the elements' type. With
+    ``pairs`` the elements of a and b are pairs of bfloat16, and k counts these; only processors
+    with :func:`has_pairs` compute that.
     """
+    emitter_of = _PairEmitter if pairs else _Emitter
 
     @intrinsic
     def emit(typing_context, k, a, b, out, addend, columns, like):
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            emitter = _Emitter(builder, context.get_value_type(like), rows, vectors)
+            emitter = emitter_of(builder, context.get_value_type(like), rows, vectors)
             k, *operands, columns, _ = values
             a, b, out, addend = (cgutils.unpack_tuple(builder, o, 3) for o in operands)
             mask = emitter.mask(columns)
@@ -223,10 +243,10 @@ def below(operand: Operand, rows: int) -> Operand:
 
 
 @functools.cache
-def cover(vectors: int) -> Any:
+def cover(vectors: int, *, pairs: bool = False) -> Any:
     """A compiled loop that covers any number of rows with tiles of ``vectors`` vectors."""
     height = tile_rows()[vectors]
-    full, four, two, one = (tile(rows, vectors) for rows in (height, 4, 2, 1))
+    full, four, two, one = (tile(rows, vectors, pairs=pairs) for rows in (height, 4, 2, 1))
 
     @njit
     def loop(rows, k, a, b, out, addend, columns, like):

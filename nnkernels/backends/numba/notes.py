@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nnkernels.backend import Backend, Notes
+import numpy as np
+
+from nnkernels.backend import Backend, Notes, Precision
 from nnkernels.backends.numba import choice
+from nnkernels.backends.numba.linear import PRODUCTS
 from nnkernels.backends.numba.microkernel import tile_rows, vector_bits
 from nnkernels.backends.numba.pace import default_threads
 from nnkernels.backends.numba.plan import Group, Plan, make_plan
@@ -16,25 +19,43 @@ from nnkernels.backends.numba.tuned import DTYPES
 from nnkernels.program import Program
 from nnkernels.spec import Op
 
-OWN, BLAS = "products.own_product", "products.blas_product"
-"""Names of the entries that compute products."""
+WHO: Mapping[choice.Code, str] = {
+    "own": "own tiles",
+    "packed": "own packed tiles",
+    "bf16": "own bfloat16 tiles",
+    "blas": "BLAS",
+}
+"""Who computes a product, in words."""
+
+ENTRIES = {
+    f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}": WHO[code]
+    for code, (function, *_) in PRODUCTS.items()
+}
+"""The same by the names of the entries that compute products."""
+
+BF16 = (
+    "Products of float32 are computed by tiles of bfloat16, as precision bf16 asks: both operands "
+    "are rounded while blocks of them are packed, and sums are float32. For float64:"
+)
+"""What precision ``bf16`` adds to the rule."""
 
 RIGHT_OPERANDS = {
     "matmul": "The right operand is b, transposed or not.",
     "linear": "The right operand is w (k, n).",
+    "linear_activation": "The right operand is w (k, n).",
     "linear_backward": "The right operand is w, transposed, of grad_x; grad (b, n) of grad_w.",
 }
 """What an operator's products multiply by, of all operators that have products."""
 
 SHAPES = (
-    (784, 64),
-    (512, 512),
-    (784, 1024),
-    (1024, 1024),
-    (1024, 4096),
-    (4096, 4096),
+    (32, 784, 64),
+    (32, 512, 512),
+    (128, 512, 512),
+    (128, 1024, 1024),
+    (512, 1024, 4096),
+    (512, 4096, 4096),
 )
-"""Right operands (k, n) whose products are explained."""
+"""Products of (m, k) by (k, n) that are explained."""
 
 
 def notes(backend: Backend, target: Op[Any, Any] | Program) -> Notes:
@@ -42,16 +63,18 @@ def notes(backend: Backend, target: Op[Any, Any] | Program) -> Notes:
     if isinstance(target, Program):
         return _of_program(backend, target)
     own = backend.resolve(target.name, target.params).why == "own"
-    return _of_product(target.name) if own and target.name in RIGHT_OPERANDS else Notes()
+    explained = own and target.name in RIGHT_OPERANDS
+    return _of_product(target.name, backend.precision) if explained else Notes()
 
 
 # --- operators -----------------------------------------------------------------------------------
 
 
-def _of_product(name: str) -> Notes:
-    rows = [_row(k, n, dtype) for k, n in SHAPES for dtype in DTYPES]
-    heads = ("right operand", "dtype", "computed by", "because")
-    return Notes((*_rule(), RIGHT_OPERANDS[name]), (heads, *rows))
+def _of_product(name: str, precision: Precision) -> Notes:
+    rows = [_row(*shape, dtype, precision) for shape in SHAPES for dtype in DTYPES]
+    heads = ("m x k x n", "dtype", "computed by", "because")
+    asked = (BF16,) if precision == "bf16" else ()
+    return Notes((*asked, *_rule(), RIGHT_OPERANDS[name]), (heads, *rows))
 
 
 def _rule() -> tuple[str, ...]:
@@ -63,18 +86,19 @@ def _rule() -> tuple[str, ...]:
     limits = {dtype: choice.own_bytes(dtype) for dtype in DTYPES}
     listed = ", ".join(f"{dtype} {limit:,} B ({why})" for dtype, (limit, why) in limits.items())
     return (
-        "A product is computed by our own tiles in vector registers while its right operand is "
-        "so small that its blocks come from a cache; by BLAS, which copies blocks into order "
-        "first, where it is larger.",
-        f"Largest right operand of our own: {listed}. 'nnkernels tune' measures this machine's.",
+        "A product of (m, k) by (k, n) is computed by our own tiles in vector registers up to a "
+        f"limit of the right operand's size, beyond it by BLAS. The limit: {listed}. 'nnkernels "
+        "tune' measures this machine's.",
+        f"From {choice.PACKED_BYTES:,} B and {choice.PACKED_ROWS} rows on, our own first packs "
+        "blocks of both operands, that is, copies them into order.",
         f"Vectors of {bits} bits; tiles of {shapes} vectors.",
     )
 
 
-def _row(k: int, n: int, dtype: str) -> tuple[str, ...]:
-    found = choice.choose(n, k, 4 if dtype == "float32" else 8)
-    who = {"own": "own tiles", "blas": "BLAS"}[found.code]
-    return f"{k} x {n}", dtype, who, found.why.removeprefix("right operand ")
+def _row(m: int, k: int, n: int, dtype: str, precision: Precision) -> tuple[str, ...]:
+    found = choice.choose(m, n, k, np.dtype(dtype).itemsize, precision)
+    why = found.why.removeprefix("right operand ").partition(" (")[0]  # the rule has the rest
+    return f"{m} x {k} x {n}", dtype, WHO[found.code], why
 
 
 # --- Programs ------------------------------------------------------------------------------------
@@ -82,7 +106,9 @@ def _row(k: int, n: int, dtype: str) -> tuple[str, ...]:
 
 def _of_program(backend: Backend, program: Program) -> Notes:
     compiled = list(tasks_by_instruction(program, backend))
-    each = [_products(tasks) if isinstance(tasks, list) else "" for tasks in compiled]
+    each = [
+        _products(tasks, backend.precision) if isinstance(tasks, list) else "" for tasks in compiled
+    ]
     refused = dict.fromkeys(reason for reason in compiled if isinstance(reason, str))
     if refused:
         return Notes((f"Runs in the interpreter: {'; '.join(refused)}.",), each=tuple(each))
@@ -112,25 +138,25 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
-def _products(tasks: list[Task]) -> str:
+def _products(tasks: list[Task], precision: Precision) -> str:
     """Who computes the products among ``tasks``, and why."""
-    found = [(task, _product_of(task)) for task in tasks]
-    products = [(task, who) for task, who in found if who]
-    named = len(products) > 1
     texts = []
-    for task, who in products:
-        right = task.uses[1].region
-        elements = right.shape[0] * right.shape[1]
-        why = choice.choose(right.shape[1], right.shape[0], right.nbytes // max(elements, 1)).why
-        prefix = f"{_written(task)} " if named else "product "
-        texts.append(f"{prefix}by {who}: {why}")
+    for task in tasks:
+        who = _product_of(task)
+        if not who:
+            continue
+        right, out = (use.region for use in task.uses[1:3])
+        size = right.shape[0] * right.shape[1]
+        item = right.nbytes // max(size, 1)
+        why = choice.choose(out.shape[0], size, 1, item, precision).why
+        name = _written(task)
+        texts.append(f"{'product' if name == 'out' else name} by {who}: {why}")
     return "; ".join(texts)
 
 
 def _product_of(task: Task) -> str:
     """Who computes a task that is a product; empty for another task."""
-    name = task.step.entry.name.partition("|")[0]
-    return {OWN: "own tiles", BLAS: "BLAS"}.get(name, "")
+    return ENTRIES.get(task.step.entry.name.partition("|")[0], "")
 
 
 def _written(task: Task) -> str:
@@ -165,13 +191,14 @@ def parts(plan: Plan) -> list[Part]:
 def _part(task: Task, divided: bool) -> Part:
     nbytes = sum(use.region.nbytes for use in task.uses)
     if task.step.copies is not None:
-        return Part(f"{'transposed ' + task.step.copies[0]}", 0.0, nbytes)
+        return Part(f"transposed {task.step.copies[0]}", 0.0, nbytes)
     who = _product_of(task)
     if who:
-        a, b, out = (use.region for use in task.uses[:3])
+        b, out = (use.region for use in task.uses[1:3])
         flop = 2.0 * out.shape[0] * b.shape[0] * b.shape[1]
         bias = out.shape[0] * out.shape[1] if len(task.uses) > 3 else 0
-        return Part(f"{_written(task)} by {who}", flop + bias, nbytes)
+        name = _written(task)
+        return Part(f"by {who}" if name == "out" else f"{name} by {who}", flop + bias, nbytes)
     if divided:
         return Part(_written(task), _elements(task), nbytes)
     return Part()

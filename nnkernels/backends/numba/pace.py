@@ -21,8 +21,12 @@ CHUNK_S = 0.1
 PROBE_S = 0.01
 """Seconds for trying the other number of threads."""
 
-AGAIN_S = 1.0
-"""Seconds of work between two tries; with every try that changes nothing it doubles, up to 8."""
+AGAIN_S = 0.2
+"""Seconds of work between two tries; with every try that changes nothing it doubles, up to 2."""
+
+LONG_STEP_S = 5e-3
+"""Seconds of a step beyond which no other number of threads is tried: over several time slices a
+thread gets its share of a processor, and barriers cost nothing."""
 
 THREADED_FLOPS = 2e6
 """Flops of a step from which a second thread is worth its barriers.
@@ -56,6 +60,29 @@ def _flops(program: Program, instruction: Instruction) -> float:
     return get_op(instruction.op).flops(solved_dims(program, instruction), size)
 
 
+class _Record:
+    """How long steps take with some number of threads, from the last :data:`PROBE_S` or more."""
+
+    def __init__(self) -> None:
+        self.step_s: float | None = None
+        self._steps, self._seconds = 0, 0.0
+
+    def add(self, steps: int, seconds: float) -> None:
+        """Learn of some more steps; what went before counts only if it was not much less."""
+        if seconds > 2 * self._seconds:  # the start of threads in a short chunk says little
+            self._steps, self._seconds = 0, 0.0
+        self._steps += steps
+        self._seconds += seconds
+        if self._seconds >= PROBE_S:
+            self.step_s = self._seconds / self._steps
+            self._steps, self._seconds = 0, 0.0
+
+    @property
+    def estimate(self) -> float | None:
+        """Seconds of a step, perhaps from few of them."""
+        return self.step_s or (self._seconds / self._steps if self._steps else None)
+
+
 class Pace:
     """Chooses the next chunk of steps from how long the last ones took.
 
@@ -65,40 +92,49 @@ class Pace:
 
     def __init__(self, threads: int) -> None:
         self._most = threads
-        self._step_s: dict[int, float] = {}
-        self._current = threads
+        self._records = {1: _Record(), threads: _Record()}
+        self._current = self._chosen = threads
         self._worked_s = 0.0
         self._again_s = AGAIN_S
 
     def next(self) -> tuple[int, int]:
         """Threads, and how many steps, of the next chunk."""
-        threads = self._candidate()
-        step_s = self._step_s.get(threads) or self._step_s.get(self._current)
+        if self._due():
+            self._records[self._other] = _Record()
+            self._chosen = self._other
+        known = self._chosen == self._current and self._records[self._current].step_s is not None
+        step_s = self._records[self._chosen].estimate or self._records[self._current].estimate
         if step_s is None:
-            return threads, 1
-        seconds = CHUNK_S if threads == self._current else PROBE_S
-        return threads, max(1, int(seconds / step_s))
-
-    def _candidate(self) -> int:
-        if self._most == 1 or self._current not in self._step_s:
-            return self._current
-        due = self._other not in self._step_s or self._worked_s >= self._again_s
-        return self._other if due else self._current
+            return self._chosen, 1
+        return self._chosen, max(1, int((CHUNK_S if known else PROBE_S) / step_s))
 
     @property
     def _other(self) -> int:
         return 1 if self._current == self._most else self._most
 
+    def _due(self) -> bool:
+        """Whether it is time to begin to try the other number of threads."""
+        step_s = self._records[self._current].step_s
+        if self._most == 1 or self._chosen != self._current or step_s is None:
+            return False
+        if step_s > LONG_STEP_S:
+            return False
+        return self._records[self._other].step_s is None or self._worked_s >= self._again_s
+
     def took(self, threads: int, steps: int, seconds: float) -> None:
         """Learn that a chunk took so long."""
-        step_s = seconds / steps
+        self._records[threads].add(steps, seconds)
         if threads == self._current:
             self._worked_s += seconds
-            self._step_s[threads] = step_s
-            return
-        self._worked_s = 0.0
-        self._step_s[threads] = step_s
-        if step_s < self._step_s[self._current]:
-            self._current, self._again_s = threads, AGAIN_S
+        elif self._records[threads].step_s is not None:
+            self._compare()
+
+    def _compare(self) -> None:
+        """Go on with the faster number of threads after a try."""
+        tried, present = (self._records[n].step_s for n in (self._other, self._current))
+        assert tried is not None and present is not None  # both were measured, or it was not due
+        if tried < present:
+            self._current, self._again_s = self._other, AGAIN_S
         else:
-            self._again_s = min(2 * self._again_s, 8 * AGAIN_S)
+            self._again_s = min(2 * self._again_s, 10 * AGAIN_S)
+        self._chosen, self._worked_s = self._current, 0.0

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 from nnkernels.backend import Backend
 from nnkernels.backends.numba.library import Entry
-from nnkernels.backends.numba.tasks import Region, Task, tasks_of
+from nnkernels.backends.numba.tasks import Region, Task, Use, regions_of, tasks_of
 from nnkernels.program.format import Entry as Parameter
-from nnkernels.program.format import Program, Slot
+from nnkernels.program.format import Program
 
 TILES = 24
 """Chunks are multiples of so many rows, which tiles of 6, 8 and 12 rows fill."""
@@ -88,15 +88,14 @@ def make_plan(program: Program, backend: Backend) -> Plan:
     order: list[Task | Guard] = list(kept)
     if program.guard is not None:
         first = [t.instruction.phase for t in kept].count("compute")
-        order.insert(first, Guard(_region(program.slots[program.guard], kept)))
+        order.insert(first, Guard(_loss(regions_of(program)[program.guard], kept)))
     return Plan(tuple(prologue), tuple(tuple(_grouped(stage)) for stage in _stages(order)))
 
 
-def _region(slot: Slot, tasks: Sequence[Task]) -> Region:
-    """The region of the loss, as its tasks call it."""
-    name = f"arena {slot.name}"
-    found = (r for task in tasks for r in task.regions.values() if r.memory == name)
-    return next(found)
+def _loss(region: Region, tasks: Sequence[Task]) -> Region:
+    """The region of the loss, as the tasks that touch it have it: perhaps every thread's own."""
+    found = (r for task in tasks for r in task.regions.values() if r.memory == region.memory)
+    return next(found, region)
 
 
 # --- updates -------------------------------------------------------------------------------------
@@ -148,11 +147,11 @@ def _with_kept_copies(tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
 
 
 def _source(task: Task) -> Region | None:
-    """The parameter that a task does nothing but copy."""
+    """The parameter that a task does nothing but copy, to where all threads find it."""
     if task.step.copies is None:
         return None
-    region = task.regions[task.step.copies[0]]
-    return region if region.memory == "parameters" else None
+    source, target = (task.regions[name] for name in task.step.copies)
+    return source if source.memory == "parameters" and not target.private else None
 
 
 # --- order ---------------------------------------------------------------------------------------
@@ -160,19 +159,47 @@ def _source(task: Task) -> Region | None:
 Item = Task | Guard
 
 
+class _Pile:
+    """Items in the order in which they were added, found by the memory that they touch."""
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self._guards: list[Item] = []
+        self._uses: dict[str, list[tuple[Use, Item]]] = {}
+
+    def add(self, item: Item) -> None:
+        """Put an item on top."""
+        self.items.append(item)
+        if isinstance(item, Guard):
+            self._guards.append(item)
+        for use in _uses(item):
+            self._uses.setdefault(use.region.memory, []).append((use, item))
+
+    def near(self, item: Item) -> Iterator[Item]:
+        """The items that ``item`` may have to follow; some of them several times."""
+        yield from self._guards
+        for mine in _uses(item):
+            for theirs, found in self._uses.get(mine.region.memory, ()):
+                if (mine.written or theirs.written) and mine.region.overlaps(theirs.region):
+                    yield found
+
+
+def _uses(item: Item) -> list[Use]:
+    return [Use(item.loss, False, False)] if isinstance(item, Guard) else item.uses
+
+
 def _stages(items: Sequence[Item]) -> list[list[Item]]:
     """All items in stages: each as early as its threads need not wait within the stage."""
     stages: list[list[Item]] = []
     rest = list(items)
     while rest:
-        stage: list[Item] = []
-        later: list[Item] = []
+        stage, later = _Pile(), _Pile()
         for item in rest:
-            blocked = any(_follows(item, other) for other in later)
-            blocked = blocked or any(_waits_for(item, other) for other in stage)
-            (later if blocked else stage).append(item)
-        stages.append(stage)
-        rest = later
+            blocked = any(_follows(item, other) for other in later.near(item))
+            blocked = blocked or any(_waits_for(item, other) for other in stage.near(item))
+            (later if blocked else stage).add(item)
+        stages.append(stage.items)
+        rest = later.items
     return stages
 
 
@@ -183,43 +210,49 @@ def _follows(item: Item, other: Item) -> bool:
             use.written and use.region.overlaps(item.loss) for use in other.uses
         )
     if isinstance(other, Guard):
-        return item.instruction.phase == "update"
+        return item.instruction.phase == "update" and item.lasts
     return item.follows(other)
 
 
 def _waits_for(item: Item, other: Item) -> bool:
-    return isinstance(item, Task) and isinstance(other, Task) and item.waits_for(other)
+    if isinstance(item, Guard):  # a loss of every thread's own needs no waiting
+        return not item.loss.private and _follows(item, other)
+    return isinstance(other, Task) and item.waits_for(other)
 
 
 def _grouped(stage: Sequence[Item]) -> list[Group | Guard]:
     """A stage with the threads' own work first, then groups of what shares its units."""
     first: list[Item] = []
-    rest: list[Item] = []
+    rest = _Pile()
     for item in stage:
         own = isinstance(item, Guard) or item.everywhere
-        (first if own and not any(_follows(item, r) for r in rest) else rest).append(item)
-    groups: list[list[Item]] = []
-    for item in rest:
-        group = _group_for(item, groups)
-        if group is None:
-            groups.append([item])
+        if own and not any(_follows(item, other) for other in rest.near(item)):
+            first.append(item)
         else:
-            group.append(item)
-    return [_closed(group) for group in ([item] for item in first)] + [
-        _closed(group) for group in groups
-    ]
+            rest.add(item)
+    groups: list[list[Item]] = [[item] for item in first]
+    seen, numbers = _Pile(), dict[Item, int]()
+    for item in rest.items:
+        followed = [numbers[o] for o in seen.near(item) if _follows(item, o)]
+        number = max(followed, default=-1)
+        if number >= 0 and _joins(item, groups[number]):
+            groups[number].append(item)
+        else:
+            number = len(groups)
+            groups.append([item])
+        seen.add(item)
+        numbers[item] = number
+    return [_closed(group) for group in groups]
 
 
-def _group_for(item: Item, groups: Sequence[list[Item]]) -> list[Item] | None:
-    """The last group that an update can join, without overtaking what it must follow."""
-    if isinstance(item, Guard) or item.everywhere or item.instruction.phase != "update":
-        return None
-    for group in reversed(groups):
-        if any(_follows(item, member) for member in group):
-            head = group[0]
-            alike = isinstance(head, Task) and not head.everywhere and head.units == item.units
-            return group if alike and item.units > 1 else None
-    return None
+def _joins(item: Item, group: Sequence[Item]) -> bool:
+    """Whether an update can run with what it follows, chunk by chunk."""
+    head = group[0]
+    if isinstance(item, Guard) or isinstance(head, Guard):
+        return False
+    if item.everywhere or head.everywhere or item.instruction.phase != "update":
+        return False
+    return head.units == item.units > 1
 
 
 def _closed(group: Sequence[Item]) -> Group | Guard:

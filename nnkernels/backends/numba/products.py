@@ -8,12 +8,15 @@ transposed copy.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 from llvmlite import ir
 from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from nnkernels.backends.numba.intrinsics import size_of, view
+from nnkernels.backends.numba.intrinsics import fma, size_of, view
 from nnkernels.backends.numba.microkernel import cover, lanes, tile, tile_rows, transpose_square
 from nnkernels.spec import Array
 
@@ -22,20 +25,28 @@ K_BLOCK = 128
 
 TOP = max(tile_rows())
 NOTHING = (0, 0, 0)
-_one, _two, _three, _four = (cover(min(vectors, TOP)) for vectors in (1, 2, 3, 4))
 
 
-@njit
-def _cover(vectors, rows, k, a, b, out, addend, columns, like):
-    """Cover a strip of ``out`` that is so many vectors wide."""
-    if vectors == 1:
-        _one(rows, k, a, b, out, addend, columns, like)
-    elif vectors == 2:
-        _two(rows, k, a, b, out, addend, columns, like)
-    elif vectors == 3:
-        _three(rows, k, a, b, out, addend, columns, like)
-    else:
-        _four(rows, k, a, b, out, addend, columns, like)
+@functools.cache
+def strip_cover(*, pairs: bool = False) -> Any:
+    """A compiled function that covers a strip of ``out`` that is one to four vectors wide."""
+    one, two, three, four = (cover(min(vectors, TOP), pairs=pairs) for vectors in (1, 2, 3, 4))
+
+    @njit
+    def strip(vectors, rows, k, a, b, out, addend, columns, like):
+        if vectors == 1:
+            one(rows, k, a, b, out, addend, columns, like)
+        elif vectors == 2:
+            two(rows, k, a, b, out, addend, columns, like)
+        elif vectors == 3:
+            three(rows, k, a, b, out, addend, columns, like)
+        else:
+            four(rows, k, a, b, out, addend, columns, like)
+
+    return strip
+
+
+any_cover = strip_cover()
 
 
 @njit
@@ -55,7 +66,7 @@ def _strips(rows, n, k, a, b, out, bias, like):
             addend = strip
             if start == 0:
                 addend = (bias + j * item if bias != 0 else 0, 0, 0)
-            _cover(
+            any_cover(
                 (columns + width - 1) // width,
                 rows,
                 min(depth, k - start),
@@ -69,7 +80,7 @@ def _strips(rows, n, k, a, b, out, bias, like):
 
 
 @njit
-def _dots(rows, k, a, b, out, bias, like):
+def _dots(rows, k, a, b, out, bias, like, one):
     """One column: a sum for every row of a, whose elements lie side by side."""
     column = view(b[0], k, like)
     start = view(bias, 1, like)[0] if bias != 0 else like
@@ -78,7 +89,8 @@ def _dots(rows, k, a, b, out, bias, like):
         total = like
         for j in range(k):
             total += row[j] * column[j]
-        view(out[0] + i * out[1], 1, like)[0] = start + total
+        # Not ``start + total``: for k = 1, LLVM rounds the product in some rows and not in others.
+        view(out[0] + i * out[1], 1, like)[0] = fma(total, one, start)
 
 
 def own_product(
@@ -109,7 +121,7 @@ def own_product(
             for j in range(n):
                 out[i, j] = row[j] if bias != 0 else like
     elif n == 1 and a_column == item:
-        _dots(rows, k, left, right, target, bias, like)
+        _dots(rows, k, left, right, target, bias, like, out.dtype.type(1))
     elif n == 1 and bias == 0:  # a column: as the row outᵀ = bᵀ aᵀ, which fills vectors
         _strips(1, rows, k, (b, 0, b_row), (left[0], a_column, 0), target, 0, like)
     else:

@@ -2,7 +2,8 @@
 
 * A function compiled by ``numba.njit`` gets the operator's arrays and parameters by name, as a
   kernel written in Python would: ``def my_relu(x, out)``. One that has no ``out`` returns its
-  result. An elementwise operator's function is called on parts of the rows; any other one once, on
+  result. A single number (a learning rate) is an array of one element: ``lr[0]``, ``out[0] = ...``.
+  An elementwise operator's function is called on parts of the rows; any other one once, on
   the whole arrays, by one thread.
 * A ``numba.cfunc`` or a ctypes function is called as it is, as ``(int64 record, int64 first,
   int64 last)``: on a record that holds the addresses of inputs and outputs, the parameters (floats

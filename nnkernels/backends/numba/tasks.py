@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +21,9 @@ from nnkernels.spec import get_op
 
 PRIVATE_BUFFERS = ("scalars", "counters")
 """State buffers of which every thread keeps a copy during a run."""
+
+SCRATCH = "scratch "
+"""What the names of an instruction's own memory begin with."""
 
 
 class Region(NamedTuple):
@@ -72,11 +77,17 @@ class Task:
     units: int
     everywhere: bool
 
-    @property
+    @functools.cached_property
     def uses(self) -> list[Use]:
         """The regions that it touches."""
         accesses = self.step.accesses
         return [Use(self.regions[a.name], a.written, a.sliced) for a in accesses]
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it writes what is still there after the step."""
+        written = [use.region.memory for use in self.uses if use.written]
+        return not all(memory.startswith(("arena ", "scratch ")) for memory in written)
 
     @property
     def factor(self) -> int:
@@ -130,7 +141,43 @@ def tasks_of(program: Program, backend: Backend) -> list[Task]:
             touched = [access.name for access in step.accesses]
             chosen = {n: _operand(regions, number, n, names[n]) for n in touched}
             tasks.append(_task(step, chosen, instruction))
+    return _with_shared(tasks)
+
+
+def _with_shared(tasks: list[Task]) -> list[Task]:
+    """The tasks, with memory for all threads where one of them writes what others read.
+
+    A single number is every thread's own as long as every thread computes it. The losses of a batch
+    of one row come from the one thread that has the row.
+
+    Raises:
+        Unsupported: such a number is one of the State's scalars or counters.
+    """
+    while found := _partly_written(tasks):
+        if state := found & set(PRIVATE_BUFFERS):
+            raise Unsupported(f"an instruction writes to {state.pop()} and to arrays at once")
+        tasks = [_task(t.step, _sharing(t.regions, found), t.instruction) for t in tasks]
     return tasks
+
+
+def _partly_written(tasks: Sequence[Task]) -> set[str]:
+    """Memory of the threads' own that not all of them write, but what a single task uses alone."""
+    users = Counter(m for task in tasks for m in {r.memory for r in task.regions.values()})
+    return {
+        use.region.memory
+        for task in tasks
+        if not task.everywhere
+        for use in task.uses
+        if use.written and use.region.private
+        if not (use.region.memory.startswith(SCRATCH) and users[use.region.memory] == 1)
+    }
+
+
+def _sharing(regions: Mapping[str, Region], memories: Set[str]) -> dict[str, Region]:
+    return {
+        name: region._replace(private=region.private and region.memory not in memories)
+        for name, region in regions.items()
+    }
 
 
 def _steps(
@@ -219,7 +266,7 @@ def _operand(regions: Sequence[Region], number: int, name: str, what: Any) -> Re
         return regions[what]
     shape, itemsize = what
     nbytes = math.prod(shape) * itemsize
-    return Region(f"scratch {number} {name}", 0, nbytes, shape, math.prod(shape) == 1)
+    return Region(f"{SCRATCH}{number} {name}", 0, nbytes, shape, math.prod(shape) == 1)
 
 
 def _task(step: Step, regions: Mapping[str, Region], instruction: Instruction) -> Task:

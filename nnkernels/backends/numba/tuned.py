@@ -69,38 +69,44 @@ def read() -> Tuned | None:
     file = path()
     try:
         with file.open("rb") as stream:
-            data = stream.read(MAX_FILE + 1)
+            data = stream.read(MAX_FILE)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as cause:
-        return _refuse(file, f"it cannot be read: {cause.strerror}")
-    return _checked(file, data)
-
-
-def _checked(file: Path, data: bytes) -> Tuned | None:
+        _warn(file, f"it cannot be read: {cause.strerror}")
+        return None
     try:
         found = msgspec.json.decode(data, type=Tuned)
     except (msgspec.DecodeError, UnicodeDecodeError):  # a ValidationError is a DecodeError
-        return _refuse(file, "it is damaged")
-    if found.format != FORMAT:
-        return _refuse(file, f"it has format {found.format}, this version reads {FORMAT}")
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d", found.date):
-        return _refuse(file, "it is damaged: its date is none")
-    if set(found.limits) != set(DTYPES):
-        return _refuse(file, f"it is damaged: it must have limits for {' and '.join(DTYPES)}")
-    if not all(0 <= limit <= MAX_LIMIT for limit in found.limits.values()):
-        return _refuse(file, f"it is damaged: a limit is not between 0 and {MAX_LIMIT:,} bytes")
-    if (found.cpu, found.features) != (cpu(), features()):
-        return _refuse(file, "it was measured on another processor")
+        _warn(file, "it is damaged")
+        return None
+    if reason := _fault(found):
+        _warn(file, reason)
+        return None
     return found
 
 
-def _refuse(file: Path, reason: str) -> None:
+def _fault(found: Tuned) -> str | None:
+    """Why the file's contents cannot be used."""
+    if found.format != FORMAT:
+        return f"it has format {found.format}, this version reads {FORMAT}"
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", found.date):
+        return "it is damaged: its date is none"
+    if set(found.limits) != set(DTYPES):
+        return f"it is damaged: it must have limits for {' and '.join(DTYPES)}"
+    if not all(0 <= limit <= MAX_LIMIT for limit in found.limits.values()):
+        return f"it is damaged: a limit is not between 0 and {MAX_LIMIT:,} bytes"
+    if (found.cpu, found.features) != (cpu(), features()):
+        return "it was measured on another processor"
+    return None
+
+
+def _warn(file: Path, reason: str) -> None:
     warnings.warn(
         f"the tuned limits in {str(file)!r} are ignored: {reason}; measure again with "
         "'nnkernels tune', or remove them with 'nnkernels tune --reset'",
         TuningWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
 
 

@@ -1,0 +1,120 @@
+"""What the tests of compiled epochs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnkernels import plugins
+from nnkernels.backend import Backend
+from nnkernels.backends.numba import executor
+from nnkernels.backends.numba.executor import EpochExecutable
+from nnkernels.nn import MLP, Trainer
+from nnkernels.program import Interpreter
+
+
+@pytest.fixture(scope="session")
+def numba() -> Backend:
+    return plugins.load("numba")
+
+
+@pytest.fixture(scope="session")
+def strict(numba: Backend) -> Backend:
+    """The backend without anything to fall back to."""
+    return replace(numba, fallback=None, strict=True)
+
+
+def _pinned(backend: Backend, threads: int, chunk: int = 3) -> Backend:
+    """``backend``, whose Programs run as compiled epochs on exactly so many threads."""
+
+    def bind(backend: Backend, program: Any, state: Any) -> Any:
+        made = executor.bind(backend, program, state)
+        assert isinstance(made, EpochExecutable), "this Program runs in the interpreter"
+        made._pace.next = lambda: (threads, chunk)
+        return made
+
+    return replace(backend.configure(threads=threads), executor=bind)
+
+
+@pytest.fixture(scope="session")
+def pinned() -> Any:
+    return _pinned
+
+
+def _interpreted(backend: Backend) -> Backend:
+    """``backend``, whose Programs run in the interpreter."""
+    return replace(backend, executor=Interpreter)
+
+
+@pytest.fixture(scope="session")
+def interpreted() -> Any:
+    return _interpreted
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and how it is trained, on random data that its loss allows."""
+
+    layers: Any
+    options: dict[str, Any]
+    optimizer: Any = "sgd"
+    trainer: dict[str, Any] | None = None
+    labels: bool = True
+
+    def data(self, rows: int, dtype: str) -> tuple[Any, Any]:
+        model = self.model(dtype)
+        rng = np.random.default_rng(rows)
+        x = rng.normal(size=(rows, model.inputs))
+        if self.labels and model.loss.takes_labels:
+            return x, rng.integers(0, model.outputs, rows)
+        if model.loss.target_interval is None:
+            return x, rng.normal(size=(rows, model.outputs))
+        shares = rng.random((rows, model.outputs)) + 0.1
+        return x, shares / shares.sum(1, keepdims=True)
+
+    def model(self, dtype: str) -> MLP:
+        return MLP(self.layers, dtype=dtype, seed=5, **self.options)
+
+    def train(
+        self,
+        backend: Backend,
+        dtype: str = "float64",
+        *,
+        rows: int = 33,
+        batch: int = 16,
+        shuffle: bool = True,
+        epochs: int = 2,
+    ) -> tuple[Trainer, dict[str, Any]]:
+        """Train, evaluate, predict and differentiate: the trainer, and all results by name."""
+        trainer = Trainer(
+            self.model(dtype), self.optimizer, backend=backend, **(self.trainer or {})
+        )
+        x, y = self.data(rows, dtype)
+        trainer.fit(x, y, epochs=epochs, batch_size=batch, shuffle=shuffle, progress=False)
+        results = {n: trainer.history[n] for n in ("loss", *trainer.metrics) if epochs}
+        results |= {f"evaluated {n}": np.array(v) for n, v in trainer.evaluate(x, y).items()}
+        results["outputs"] = trainer.outputs(x)
+        if trainer.model.loss.classifies:
+            results["probabilities"] = trainer.predict_proba(x)
+        loss, gradients = trainer.gradients(x, y)
+        results |= {"one loss": np.array(loss), **{f"one {n}": g for n, g in gradients.items()}}
+        return trainer, {**trainer.state.snapshot(), **results}
+
+
+@pytest.fixture(scope="session")
+def case() -> type[Case]:
+    return Case
+
+
+def _assert_same_bits(got: dict[str, Any], want: dict[str, Any]) -> None:
+    assert got.keys() == want.keys()
+    different = [n for n, values in want.items() if got[n].tobytes() != values.tobytes()]
+    assert not different, f"these differ in bits: {different}"
+
+
+@pytest.fixture(scope="session")
+def assert_same_bits() -> Any:
+    return _assert_same_bits
