@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
-DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "program.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "program.md", ROOT / "docs" / "numba.md"]
 
 
 def blocks(language: str) -> list[tuple[str, str]]:

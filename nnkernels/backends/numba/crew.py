@@ -109,12 +109,13 @@ class Crew:
             member.private.fetch_state()
         self._barrier[:] = 0
         table, _, *rest = self._first
-        if self._threads == 1:
-            done: int = self._calls[0](table, steps, *rest)
-        else:
-            done = self._lead(table, steps, rest)
-        self.members[0].private.store_state()
-        return done
+        try:
+            if self._threads == 1:
+                done: int = self._calls[0](table, steps, *rest)
+                return done
+            return self._lead(table, steps, rest)
+        finally:  # also where Ctrl-C strikes: counters tell of the steps that were completed
+            self.members[0].private.store_state()
 
     def _lead(self, table: int, steps: int, rest: Sequence[int]) -> int:
         """Run steps with workers, of which none is left waiting when this is interrupted."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -121,15 +120,9 @@ EAGER = {
 @pytest.mark.parametrize("name", EAGER)
 def test_calls_by_eight_threads_equal_serial_ones(name, numba):
     rng = np.random.default_rng(1)
-    sets = [
-        [
-            rng.normal(
-                size=(s[0] + k, *s[1:]) if len(s) == 2 and name in ("relu", "softmax") else s
-            )
-            for s in EAGER[name]
-        ]
-        for k in range(8)
-    ]
+    first, *others = EAGER[name]
+    shapes = [[(first[0] + more, *first[1:]), *others] for more in range(8)]
+    sets = [[rng.normal(size=shape) for shape in each] for each in shapes]
     op = get_op(name)
 
     def bits(arrays):
@@ -147,46 +140,42 @@ def test_calls_by_eight_threads_equal_serial_ones(name, numba):
         assert all(pool.map(work, range(8)))
 
 
-@pytest.mark.parametrize("failing", [0, 1])
-def test_a_crew_that_cannot_start_leaves_nobody_waiting(failing, numba, pinned, case, monkeypatch):
-    """Ctrl-C between the starts of two threads: those that came leave, and the next run works."""
+class Refusing:
+    """A pool of threads that takes so many calls, and is then interrupted."""
+
+    def __init__(self, pool, calls):
+        self.pool, self.left = pool, calls
+
+    def submit(self, *args):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return self.pool.submit(*args)
+
+
+@pytest.mark.parametrize("started", [0, 1, 2])
+def test_a_crew_that_is_interrupted_leaves_nobody_waiting(
+    started, numba, pinned, case, monkeypatch
+):
+    """Ctrl-C while threads are started, or when all are: those inside come out again."""
     chosen = case([5, 40, 3], {})
     trainer = Trainer(chosen.model("float32"), backend=pinned(numba, 3))
     executable = trainer.backend.bind(trainer.step_program(16, shuffle=False), trainer.state)
     x, y = chosen.data(96, "float32")
     executable.feed(x=x.astype(np.float32), y=y)
-    crew, calls = executable._crews[3], []
-
-    class Refusing:
-        def __init__(self, pool):
-            self.pool = pool
-
-        def submit(self, *args):
-            calls.append(args)
-            if len(calls) > failing:
-                raise KeyboardInterrupt
-            return self.pool.submit(*args)
-
+    crew = executable._crews[3]
     pool = crew._workers()
-    monkeypatch.setattr(crew, "_workers", lambda: Refusing(pool))
     before = trainer.state.snapshot()
-    with pytest.raises(KeyboardInterrupt):
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(crew, "_workers", lambda: Refusing(pool, started))
+        patch.setattr(crew, "_calls", [interrupted, *crew._calls[1:]])
         executable.run(3)
-    monkeypatch.undo()
     after = trainer.state.snapshot()
     assert all(after[n].tobytes() == before[n].tobytes() for n in ("parameters", "counters"))
     assert executable.run(6) == 6
     assert trainer.state.number("step") == 6
-
-
-def test_workers_that_left_come_back(numba, pinned, case):
-    """After more than a worker's patience without work, and again at once."""
-    chosen = case([5, 40, 3], {})
-    trainer = Trainer(chosen.model("float32"), backend=pinned(numba, 3))
-    executable = trainer.backend.bind(trainer.step_program(16, shuffle=False), trainer.state)
-    x, y = chosen.data(96, "float32")
-    executable.feed(x=x.astype(np.float32), y=y)
-    for pause in (0.0, 0.02, 0.0, 0.002, 0.05):
-        trainer.state.set("row", 0)
-        assert executable.run(6) == 6
-        time.sleep(pause)
+    pool.shutdown(wait=True)
