@@ -15,9 +15,9 @@ import numpy as np
 
 from nnkernels import signature as sig
 from nnkernels.backend import Backend
-from nnkernels.dispatch import get_backend
 from nnkernels.program import Builder, Interpreter, Program, State, differentiate
 from nnkernels.spec import OPERATORS, REQUIRED, Array, Op, get_op
+from nnkernels.testing.precision import oracle_backend, precision_of
 from nnkernels.testing.samples import activations, generator
 from nnkernels.testing.subject import CaseFailed, require
 
@@ -32,8 +32,9 @@ A whole float32 trajectory may leave the float64 one for good (a unit at its kin
 that divides noise by noise), so float32 is compared after one step, on loss and gradients.
 """
 
-COARSE: Mapping[str, float] = {"bf16": 0.1}
-"""The same for float32 on a backend whose precision rounds what it multiplies."""
+ROUNDED_TOLERANCES: Mapping[str, float] = {"bf16": 2**-8}
+"""The same for float32 on a backend whose precision rounds what it multiplies: next to a tie the
+least difference decides which of two values it becomes, and so far apart these are."""
 
 FLOOR = 1e-2
 
@@ -269,13 +270,11 @@ def _against_oracle(network: Network, backend: Backend) -> None:
     steps = STEPS if network.program.dtype == "float64" else 1
     got, _ = run_network(network, backend, steps)
     exact = _exact(network)
-    want, _ = run_network(exact, get_backend("reference"), steps)
+    precision = precision_of(backend, network.program.dtype)
+    want, _ = run_network(exact, oracle_backend(precision), steps)
     if network.program.dtype != "float64":
         got, want = _named(network, got), _named(exact, want)
-        coarse = COARSE.get(backend.precision)
-        _require_near(network, got, want, coarse)
-    else:
-        _require_near(network, got, want)
+    _require_near(network, got, want, ROUNDED_TOLERANCES.get(precision))
 
 
 def _exact(network: Network) -> Network:

@@ -19,6 +19,7 @@ import numpy as np
 from nnkernels import signature as sig
 from nnkernels.errors import ShapeError
 from nnkernels.spec import OPERATORS, REQUIRED, Array, Op
+from nnkernels.testing.precision import oracle_backend
 
 MAGNITUDES = (-6.0, 2.0)
 """Decimal exponents between which the magnitudes of floating samples lie."""
@@ -310,10 +311,14 @@ def fitting(op: Op[Any, Any], arrays: Sequence[Array], params: Mapping[str, Any]
     raise ShapeError(f"{op.name}: no alternative of its signature takes {shapes}")
 
 
-def oracle(sample: Sample) -> tuple[Array, ...]:
-    """The reference's results in float64 on the sample's inputs."""
+def oracle(sample: Sample, precision: str = "fp32") -> tuple[Array, ...]:
+    """The reference's results in float64 on the sample's inputs, products in ``precision``."""
+    op, params, backend = sample.op, oracle_params(sample.params), oracle_backend(precision)
     with np.errstate(all="ignore"):
-        return sample.op.evaluate(*widened(sample.inputs), **oracle_params(sample.params))
+        if backend.resolve(op.name, params).why == "own":
+            return op.evaluate(*widened(sample.inputs), **params)
+        results = op.on(backend, *widened(sample.inputs), **params)
+    return results if isinstance(results, tuple) else (results,)
 
 
 def oracle_params(params: Mapping[str, Any]) -> dict[str, Any]:

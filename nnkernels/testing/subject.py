@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from nnkernels.backend import Backend
-from nnkernels.spec import Array, Op, get_op
+from nnkernels.spec import Array, Op
 from nnkernels.testing.layouts import Layout, on_host, packed
+from nnkernels.testing.precision import precision_of
 from nnkernels.testing.samples import Sample, oracle, oracle_params, samples, widened
 
 
@@ -91,17 +92,6 @@ class Subject:
         """The values of a device array, bit by bit."""
         return self.backend.to_numpy(array).tobytes()
 
-    @property
-    def coarseness(self) -> float:
-        """What the backend's precision multiplies the error of a matrix product by.
-
-        Half formats are asked for by name; they round the operands, and have their own eps.
-        """
-        eps = PRODUCT_EPS.get(self.backend.precision)
-        if eps is None or self.dtype != np.float32 or not _multiplies(self.op):
-            return 1.0
-        return eps / float(np.finfo(self.dtype).eps)
-
     # --- requirements ----------------------------------------------------------------------
 
     def require_unchanged(
@@ -115,8 +105,7 @@ class Subject:
 
     def require_right(self, sample: Sample, results: Sequence[Any]) -> None:
         """Results (None: not wanted) have their dtype and shape and lie within the bound."""
-        refs, exact = expectation(sample)
-        bounds = [bound * self.coarseness for bound in exact]
+        refs, bounds = expectation(sample, precision_of(self.backend, self.dtype))
         names = self.op.result_names(sample.signature)
         specs = [
             *sample.result_specs(),
@@ -145,24 +134,16 @@ class Subject:
             )
 
 
-PRODUCT_EPS = {"bf16": 2.0**-7}
-"""eps of the formats in which a precision multiplies float32 matrices, where it is another."""
-
-
-def _multiplies(op: Op[Any, Any]) -> bool:
-    """Whether an operator is a matrix product, or is made of one."""
-    covered = (get_op(name) for name in op.covers if not name.startswith("$"))
-    return op.name == "matmul" or any(_multiplies(part) for part in covered)
-
-
 def as_tuple(results: Any) -> tuple[Any, ...]:
     """Results as a tuple, whatever their number."""
     return results if isinstance(results, tuple) else (results,)
 
 
-def expectation(sample: Sample) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def expectation(
+    sample: Sample, precision: str = "fp32"
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """The oracle's results and the largest allowed errors."""
-    refs = tuple(r.astype(np.float64) for r in oracle(sample))
+    refs = tuple(r.astype(np.float64) for r in oracle(sample, precision))
     params = oracle_params(sample.params)
     with np.errstate(all="ignore"):
         bounds = sample.op.error.bound(refs, widened(sample.inputs), params, sample.floating)

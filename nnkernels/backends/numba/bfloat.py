@@ -23,10 +23,10 @@ from nnkernels.backends.numba.packed import DEPTH, block_product
 from nnkernels.backends.numba.products import TOP, strip_cover
 from nnkernels.spec import Array
 
-STRIPS = 4
-"""Strips of a block of b."""
+STRIPS = 16
+"""Strips of a block of b: many, because a is rounded again for each block."""
 
-LAYERS = 4
+LAYERS = 2
 """Layers of a block of b, each of ``DEPTH`` pairs of rows."""
 
 ROWS = 96

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -46,11 +47,11 @@ class Member(NamedTuple):
 def entries(threads: int) -> list[Entry]:
     """The compiled code that a crew needs besides the kernels."""
     if threads == 1:
-        return [library.plain_entry(walker.walk, 6)]
+        return [library.plain_entry(walker.walk, 7)]
     return [
         library.plain_entry(function, count)
         for function, count in (
-            (team.lead, 7),
+            (team.lead, 8),
             (team.serve, 1),
             (team.reserve, 1),
             (team.dismiss, 1),
@@ -103,17 +104,21 @@ class Crew:
         for task, record in self._prologue:
             task.step.entry.call(record.ctypes.data, 0, task.step.items)
 
-    def run(self, steps: int) -> int:
-        """Run up to ``steps`` steps; returns how many were completed, -1 where a kernel failed."""
+    def run(self, steps: int, limit_s: float = 3600.0) -> int:
+        """Run up to ``steps`` steps; returns how many were completed, -1 where a kernel failed.
+
+        After ``limit_s`` seconds it ends with the step in which it is.
+        """
+        deadline_ns = time.monotonic_ns() + int(limit_s * 1e9)
         for member in self.members:
             member.private.fetch_state()
         self._barrier[:] = 0
         table, _, *rest = self._first
         try:
             if self._threads == 1:
-                done: int = self._calls[0](table, steps, *rest)
+                done: int = self._calls[0](table, steps, *rest, deadline_ns)
                 return done
-            return self._lead(table, steps, rest)
+            return self._lead(table, steps, [*rest, deadline_ns])
         finally:  # also where Ctrl-C strikes: counters tell of the steps that were completed
             self.members[0].private.store_state()
 

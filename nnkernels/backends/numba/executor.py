@@ -30,6 +30,9 @@ from nnkernels.program.interpreter import check_feed
 from nnkernels.program.rewrite import specialise
 from nnkernels.spec import Array
 
+LIMIT_S = 0.3
+"""Seconds after which a chunk of steps ends early, where another process took the processors."""
+
 
 def bind(backend: Backend, program: Program, state: State) -> Any:
     """An Executable: compiled epochs, or the interpreter where a kernel is Python code."""
@@ -128,12 +131,12 @@ class EpochExecutable:
             threads, chunk = self._pace.next()
             chunk = min(chunk, available - done)
             began = time.perf_counter()
-            completed = self._crew(threads).run(chunk)
+            completed = self._crew(threads).run(chunk, LIMIT_S)
             if completed < 0:
                 raise BackendError(self._failure())
-            self._pace.took(threads, chunk, time.perf_counter() - began)
+            self._pace.took(threads, max(completed, 1), time.perf_counter() - began)
             done += completed
-            if completed < chunk:
+            if completed < chunk and self.state.number("diverged"):
                 return done
         if done == available < steps:
             self._refuse_row()

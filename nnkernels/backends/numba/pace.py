@@ -24,9 +24,12 @@ PROBE_S = 0.01
 AGAIN_S = 0.2
 """Seconds of work between two tries; with every try that changes nothing it doubles, up to 2."""
 
+CLOCK_S = 1e-9
+"""What a clock shows at least; it may stand still for a chunk."""
+
 LONG_STEP_S = 5e-3
-"""Seconds of a step beyond which no other number of threads is tried: over several time slices a
-thread gets its share of a processor, and barriers cost nothing."""
+"""Seconds of a step, with the better number of threads, beyond which the other one is tried only
+once: over several time slices a thread gets its share of a processor, and barriers cost nothing."""
 
 THREADED_FLOPS = 2e6
 """Flops of a step from which a second thread is worth its barriers.
@@ -61,21 +64,28 @@ def _flops(program: Program, instruction: Instruction) -> float:
 
 
 class _Record:
-    """How long steps take with some number of threads, from the last :data:`PROBE_S` or more."""
+    """How long steps take with some number of threads, from the last :data:`PROBE_S` or more.
 
-    def __init__(self) -> None:
+    The first :data:`PROBE_S` do not count: until then threads are started, and moved to processors
+    of their own.
+    """
+
+    def __init__(self, before_s: float = 0.0) -> None:
         self.step_s: float | None = None
+        self.before_s = before_s
+        self._warm = False
         self._steps, self._seconds = 0, 0.0
 
     def add(self, steps: int, seconds: float) -> None:
-        """Learn of some more steps; what went before counts only if it was not much less."""
-        if seconds > 2 * self._seconds:  # the start of threads in a short chunk says little
-            self._steps, self._seconds = 0, 0.0
+        """Learn of some more steps."""
         self._steps += steps
-        self._seconds += seconds
-        if self._seconds >= PROBE_S:
+        self._seconds += max(seconds, CLOCK_S)
+        if self._seconds < PROBE_S:
+            return
+        if self._warm or steps == 1:  # one step as long as that is no start
             self.step_s = self._seconds / self._steps
-            self._steps, self._seconds = 0, 0.0
+        self._warm = True
+        self._steps, self._seconds = 0, 0.0
 
     @property
     def estimate(self) -> float | None:
@@ -100,10 +110,13 @@ class Pace:
     def next(self) -> tuple[int, int]:
         """Threads, and how many steps, of the next chunk."""
         if self._due():
-            self._records[self._other] = _Record()
+            self._records[self._other] = _Record(self._records[self._other].step_s or 0.0)
             self._chosen = self._other
         known = self._chosen == self._current and self._records[self._current].step_s is not None
-        step_s = self._records[self._chosen].estimate or self._records[self._current].estimate
+        record = self._records[self._chosen]
+        step_s = record.estimate
+        if step_s is None and (present := self._records[self._current].estimate) is not None:
+            step_s = max(record.before_s, present)
         if step_s is None:
             return self._chosen, 1
         return self._chosen, max(1, int((CHUNK_S if known else PROBE_S) / step_s))
@@ -117,9 +130,10 @@ class Pace:
         step_s = self._records[self._current].step_s
         if self._most == 1 or self._chosen != self._current or step_s is None:
             return False
-        if step_s > LONG_STEP_S:
-            return False
-        return self._records[self._other].step_s is None or self._worked_s >= self._again_s
+        other_s = self._records[self._other].step_s
+        if other_s is None:
+            return True
+        return min(step_s, other_s) <= LONG_STEP_S and self._worked_s >= self._again_s
 
     def took(self, threads: int, steps: int, seconds: float) -> None:
         """Learn that a chunk took so long."""

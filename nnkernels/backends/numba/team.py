@@ -4,7 +4,7 @@ To wake a thread takes tens of microseconds, and on some systems a time slice of
 wakes it; a run of steps may take less. So a worker that has finished waits in compiled code, for at
 most :data:`PATIENCE_NS`, for more work in its *mailbox*, sixteen int64 of shared memory::
 
-    state, table, steps, row, diverged, barrier, threads
+    state, table, steps, row, diverged, barrier, threads, deadline
 
 Only a worker whose state is WAITING may leave, and then it is AWAY. Who wants it to work first
 makes it RESERVED, and has it called if it was AWAY; then it cannot leave any more. It takes its
@@ -31,8 +31,8 @@ AWAY, WAITING, RESERVED, WORK, RUNNING = range(5)
 MAILBOX = 16
 """Words of a mailbox: two cache lines."""
 
-TABLE, STEPS = 1, 2
-"""Places in it of the first arguments of :func:`~nnkernels.backends.numba.walker.walk`."""
+TABLE, STEPS, DEADLINE = 1, 2, 7
+"""Places in it of arguments of :func:`~nnkernels.backends.numba.walker.walk`, of the first on."""
 
 PATIENCE_NS = 2_000_000
 
@@ -53,6 +53,7 @@ def serve(mailbox: int) -> int:
             load_word(at + 24),
             load_word(at + 32),
             load_word(at + 40),
+            load_word(at + 48),
         )
         atomic_swap(mailbox, WAITING)
 
@@ -92,6 +93,7 @@ def lead(
     diverged: int,
     barrier: int,
     threads: int,
+    deadline_ns: int,
     mailboxes: int,
 ) -> int:
     """Run steps together with the reserved workers, whose mailboxes lie one after the other.
@@ -101,8 +103,9 @@ def lead(
     for worker in range(threads - 1):
         mailbox = mailboxes + 8 * MAILBOX * worker
         store_word(mailbox + 8 * STEPS, steps)
+        store_word(mailbox + 8 * DEADLINE, deadline_ns)
         atomic_swap(mailbox, WORK)
-    completed = _walk(table, steps, row, diverged, barrier, threads)
+    completed = _walk(table, steps, row, diverged, barrier, threads, deadline_ns)
     for worker in range(threads - 1):
         mailbox, spins = mailboxes + 8 * MAILBOX * worker, 0
         while atomic_load(mailbox) >= WORK:

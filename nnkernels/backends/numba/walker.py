@@ -39,6 +39,9 @@ LENGTHS = {END: 1, WINDOW: 4, RUN: 5, BARRIER: 1, GUARD: 3}
 MEMBER = 4
 """Words of a member."""
 
+LOOK = 8
+"""Steps of one thread between two looks at the clock."""
+
 SPINS = 2000
 """Looks at a barrier before the processor is left to others."""
 
@@ -78,16 +81,30 @@ def run_members(members: int, count: int, first: int, last: int, chunk: int) -> 
     return failures != 0
 
 
-def walk(table: int, steps: int, row: int, diverged: int, barrier: int, threads: int) -> int:
+def walk(
+    table: int,
+    steps: int,
+    row: int,
+    diverged: int,
+    barrier: int,
+    threads: int,
+    deadline_ns: int,
+) -> int:
     """Run up to ``steps`` steps; returns how many were completed, or -1 where a kernel failed.
 
-    All arguments but the counts are addresses: of the table, of this thread's counters ``row`` and
-    ``diverged`` (set to 1 by a loss that is not finite), and of the barrier of all ``threads``.
-    Behind the barrier lies the goal at which all are to stop because a kernel failed: no thread may
-    leave while another is on its way to a barrier.
+    Addresses are given of the table, of this thread's counters ``row`` and ``diverged`` (set to 1
+    by a loss that is not finite), and of the barrier of all ``threads``. Behind the barrier lie two
+    goals: the one at which all are to stop because a kernel failed, and the one after which they
+    are to stop because it is past ``deadline_ns`` on the system's monotonic clock. No thread may
+    leave while another is on its way to a barrier; so a thread that finds it late says so before
+    the step's first barrier, and all leave when the step is done.
     """
     arrivals = 0
     for step in range(steps):
+        if step > 0 and (threads > 1 or step % LOOK == 0) and now_ns() > deadline_ns:
+            if threads == 1:
+                return step
+            store_word(barrier + 16, arrivals + 1)
         at = table
         while True:
             kind = load_word(at)
@@ -115,6 +132,8 @@ def walk(table: int, steps: int, row: int, diverged: int, barrier: int, threads:
                 at += 24
             else:
                 break
+        if 0 < atomic_load(barrier + 16) <= arrivals:
+            return step + 1
     return steps
 
 

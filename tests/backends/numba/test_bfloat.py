@@ -6,13 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numba import njit
 
+import nnkernels.backends.numba
 import nnkernels.data
-from nnkernels import get_backend, plugins
+from nnkernels import get_backend
+from nnkernels.backends.numba import bfloat, microkernel
 from nnkernels.backends.numba.microkernel import has_pairs
 from nnkernels.errors import InputError
 from nnkernels.nn import MLP, Trainer
 from nnkernels.testing import verify
+from nnkernels.testing.suite import NETWORKS
 
 needs_pairs = pytest.mark.skipif(not has_pairs(), reason="this CPU has no AVX512_BF16")
 
@@ -46,6 +50,48 @@ def test_products_are_those_of_the_rounded_operands(half, shape, transpose_a, tr
     left, right = left.T if transpose_a else left, right.T if transpose_b else right
     bound = 4 * np.finfo(np.float32).eps * np.sqrt(k) * (np.abs(left) @ np.abs(right))
     assert (np.abs(got - left @ right) <= bound).all()
+
+
+@njit
+def _bits(x, single, low, high):
+    for i in range(x.size):
+        single[i] = bfloat.rounded(x[i])
+        low[i] = bfloat.paired(x[i], np.float32(0))
+        high[i] = bfloat.paired(np.float32(0), x[i])
+
+
+def test_numbers_are_rounded_to_nearest_bit_by_bit():
+    """All exponents, ties, subnormal numbers, infinities and NaN, on any processor."""
+    upper = np.arange(0, 1 << 16, dtype=np.uint32) << 16
+    lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    bits = (upper[:, None] | lower).ravel()
+    x = bits.view(np.float32)
+    single, low, high = np.zeros(x.size, np.uint16), *np.zeros((2, x.size), np.uint32)
+    _bits(x, single, low, high)
+    nearest = (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16
+    want = np.where(np.isnan(x), (bits >> 16) | 0x40, nearest).astype(np.uint32)
+    np.testing.assert_array_equal(single, want)
+    np.testing.assert_array_equal(low, want)
+    np.testing.assert_array_equal(high, want << 16)
+
+
+@needs_pairs
+@pytest.mark.parametrize("transpose_a", [False, True])
+@pytest.mark.parametrize("transpose_b", [False, True])
+def test_the_same_bits_however_rows_are_divided(half, transpose_a, transpose_b):
+    m, n, k = 205, 1100, 523
+    rng = np.random.default_rng(3)
+    a = rng.standard_normal((m, k)).astype(np.float32)
+    b = rng.standard_normal((n, k) if transpose_b else (k, n)).astype(np.float32)
+
+    def product(rows):
+        left = np.ascontiguousarray(rows.T) if transpose_a else rows
+        return half.matmul(left, b, transpose_a=transpose_a, transpose_b=transpose_b)
+
+    whole = product(a)
+    for cuts in ([1], [96, 100], [7, 8, 203]):
+        parts = [product(part) for part in np.split(a, cuts)]
+        assert np.concatenate(parts).tobytes() == whole.tobytes()
 
 
 @needs_pairs
@@ -104,7 +150,8 @@ def test_the_name_records_it_and_a_swap_is_kept(half):
 
 @needs_pairs
 def test_its_products_keep_the_bounds_of_their_format():
-    names = ["matmul", "linear", "linear_backward", "relu"]
+    products = ["matmul", "matmul_backward", "linear", "linear_backward", "linear_activation"]
+    names = [*products, "relu", NETWORKS]
     verify("numba(precision=bf16)", operators=names, quick=True).check()
 
 
@@ -115,11 +162,9 @@ def test_errors_of_that_size_fail_where_nothing_was_said(half):
     assert {failure.dtype for failure in report.failures} == {"float32"}
 
 
-def test_a_processor_without_it_says_so():
-    without = replace(
-        plugins.load("numba"),
-        precisions=("fp32",),
-        lacking={"bf16": "this processor has no AVX512_BF16 instructions"},
-    )
+def test_a_processor_without_it_says_so(monkeypatch):
+    monkeypatch.setattr(microkernel, "has_pairs", lambda: False)
+    without = nnkernels.backends.numba.load()
+    assert without.precisions == ("fp32",)
     with pytest.raises(InputError, match=r"computes in fp32, not 'bf16'.*no AVX512_BF16"):
         without.configure(precision="bf16")

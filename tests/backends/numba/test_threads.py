@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -49,20 +50,22 @@ def test_the_same_bits_for_any_number_of_threads(
     chosen, dtype = random_case(case, seed), ("float32", "float64")[seed % 2]
     _, want = chosen.train(pinned(numba, 1), dtype, rows=ROWS, batch=batch)
     for threads in (2, 3, 5):
-        _, got = chosen.train(pinned(numba, threads), dtype, rows=ROWS, batch=batch)
+        backend = pinned(numba, threads, chunk=ROWS // batch)
+        _, got = chosen.train(backend, dtype, rows=ROWS, batch=batch)
         assert_same_bits(got, want)
 
 
 @needs_tiles
-@pytest.mark.parametrize("threads", [2, 5])
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "mse"])
 def test_a_batch_of_one_row_and_weights_of_one_element(
-    loss, threads, numba, pinned, case, assert_same_bits
+    loss, batch, threads, numba, pinned, case, assert_same_bits
 ):
     """What a single thread computes reaches all of them, be it one number only."""
     chosen = case([1, 1, 1, 3], {"activation": "tanh", "loss": loss}, "adam", {"clip_norm": 0.5})
-    _, want = chosen.train(pinned(numba, 1), rows=17, batch=1)
-    _, got = chosen.train(pinned(numba, threads), rows=17, batch=1)
+    _, want = chosen.train(pinned(numba, 1), rows=17, batch=batch)
+    _, got = chosen.train(pinned(numba, threads), rows=17, batch=batch)
     assert_same_bits(got, want)
 
 
@@ -179,3 +182,32 @@ def test_a_crew_that_is_interrupted_leaves_nobody_waiting(
     assert executable.run(6) == 6
     assert trainer.state.number("step") == 6
     pool.shutdown(wait=True)
+
+
+def test_workers_that_left_come_back(numba, pinned, case):
+    """After more than a worker's patience without work, and again at once."""
+    chosen = case([5, 40, 3], {})
+    trainer = Trainer(chosen.model("float32"), backend=pinned(numba, 3))
+    executable = trainer.backend.bind(trainer.step_program(16, shuffle=False), trainer.state)
+    x, y = chosen.data(96, "float32")
+    executable.feed(x=x.astype(np.float32), y=y)
+    for pause in (0.0, 0.02, 0.0, 0.002, 0.05):
+        trainer.state.set("row", 0)
+        assert executable.run(6) == 6
+        time.sleep(pause)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_deadline_ends_a_run_of_steps_with_a_whole_one(threads, numba, pinned, case):
+    chosen = case([5, 40, 3], {})
+    trainer = Trainer(chosen.model("float32"), backend=pinned(numba, threads))
+    executable = trainer.backend.bind(trainer.step_program(16, shuffle=True), trainer.state)
+    x, y = chosen.data(16, "float32")
+    steps = 200_000
+    executable.feed(x=x.astype(np.float32), y=y, order=np.tile(np.arange(16), steps))
+    crew = executable._crews[threads]
+    crew.prologue()
+    assert 1 <= crew.run(steps, 0.02) < steps
+    done = trainer.state.number("step")
+    assert crew.run(3, 60.0) == 3
+    assert trainer.state.number("step") == done + 3
