@@ -368,7 +368,7 @@ def peak(dtype: str) -> Peak:
     except BackendUnavailableError:
         compiled = False
     if compiled:
-        from nnkernels.backends.numba import tuning
+        from nnkernels.backends.numba.products import tuning
 
         if tuning.has_tiles():
             seconds = tuning.own_seconds(PEAK_SIZE, PEAK_SIZE, PEAK_SIZE, dtype)

@@ -10,7 +10,7 @@ import typer
 from nnkernels.errors import InputError
 
 if TYPE_CHECKING:
-    from nnkernels.backends.numba.tuning import Ladder, Rung
+    from nnkernels.backends.numba.products.tuning import Ladder, Rung
 
 
 def command(
@@ -38,7 +38,7 @@ def command(
       nnkernels explain matmul -b numba     the limits that hold now
     """
     _check_backend()
-    from nnkernels.backends.numba import tuned, tuning
+    from nnkernels.backends.numba.products import tuned, tuning
     from nnkernels.bench import machine
 
     if reset:
@@ -70,7 +70,7 @@ def _check_backend() -> None:
 
 
 def _reset(*, quick: bool, dry_run: bool) -> None:
-    from nnkernels.backends.numba import tuned
+    from nnkernels.backends.numba.products import tuned
 
     for option, given in (("--quick", quick), ("--dry-run", dry_run)):
         if given:
@@ -81,7 +81,7 @@ def _reset(*, quick: bool, dry_run: bool) -> None:
 
 
 def _measure(ladder: Ladder) -> dict[str, list[Rung]]:
-    from nnkernels.backends.numba import tuned, tuning
+    from nnkernels.backends.numba.products import tuned, tuning
     from nnkernels.cli._render import Bar
 
     steps = len(ladder.sizes)
@@ -123,7 +123,7 @@ def _winner(rung: Rung) -> str:
 
 
 def _conclusion(limit: int, largest: int) -> str:
-    from nnkernels.backends.numba.choice import OWN_BYTES
+    from nnkernels.backends.numba.products.choice import OWN_BYTES
 
     default = f"(default: {OWN_BYTES:,} B)"
     if limit == 0:

@@ -13,7 +13,7 @@ from nnkernels.errors import InputError
 
 if TYPE_CHECKING:
     from nnkernels.backend import Backend
-    from nnkernels.backends.numba.library import Entry
+    from nnkernels.backends.numba.compiling.library import Entry
     from nnkernels.nn import Trainer
 
 ROWS = 32
@@ -126,8 +126,8 @@ def _needed(backend: Backend, trainer: Trainer) -> Iterator[Entry]:
 def _load(entries: Sequence[Entry], what: str) -> None:
     import warnings
 
-    from nnkernels.backends.numba import library
-    from nnkernels.backends.numba.object_cache import CacheWarning
+    from nnkernels.backends.numba.compiling import library
+    from nnkernels.backends.numba.compiling.object_cache import CacheWarning
     from nnkernels.cli._render import Bar, counted, duration
 
     began, before = time.perf_counter(), [entry.seconds for entry in entries]

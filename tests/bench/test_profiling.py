@@ -214,7 +214,7 @@ class TestCompiledEpochs:
         assert line.bytes > 2 * 4 * (5 * 4 + 4 + 4 * 3 + 3)
 
     def test_blas_is_named_where_it_computes(self, numba, monkeypatch):
-        from nnkernels.backends.numba import choice
+        from nnkernels.backends.numba.products import choice
 
         monkeypatch.setattr(choice, "own_bytes", lambda dtype: (0, "test"))
         parts = {row.part for row in profiled(subject(), numba, 1, 1).rows}
@@ -226,7 +226,7 @@ class TestCompiledEpochs:
 
 
 def test_the_peak_is_measured_with_our_own_product(numba):
-    from nnkernels.backends.numba import tuning
+    from nnkernels.backends.numba.products import tuning
 
     found = profiling.peak("float32")
     assert found.rate > 0

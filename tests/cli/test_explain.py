@@ -125,7 +125,7 @@ def test_lines_fit_into_80_columns(capsys, monkeypatch):
 def numba(tmp_path, monkeypatch):
     """The module that chooses, without a file of the user's."""
     pytest.importorskip("numba")
-    from nnkernels.backends.numba import choice
+    from nnkernels.backends.numba.products import choice
 
     if not choice.vector_bits():
         pytest.skip("no tiles of ours on this processor")
@@ -160,7 +160,7 @@ def test_who_computes_products_is_told(capsys, numba, name):
 
 
 def test_tuned_limits_are_told(capsys, numba):
-    from nnkernels.backends.numba import tuned
+    from nnkernels.backends.numba.products import tuned
 
     tuned.write({"float32": 1 << 20, "float64": 0})
     assert run(["explain", "matmul", "-b", "numba"]) == 0

@@ -11,7 +11,7 @@ pytest.importorskip("numba")
 
 from nnkernels import plugins
 from nnkernels.backend import Backend
-from nnkernels.backends.numba import choice, microkernel, tuned, tuning
+from nnkernels.backends.numba.products import choice, microkernel, tuned, tuning
 from nnkernels.bench import machine
 from nnkernels.cli._app import run
 from nnkernels.errors import BackendUnavailableError

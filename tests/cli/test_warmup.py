@@ -15,9 +15,10 @@ pytest.importorskip("numba")
 
 from nnkernels import plugins
 from nnkernels.backend import Backend
-from nnkernels.backends.numba import inventory, library
-from nnkernels.backends.numba.object_cache import CacheWarning, ObjectCache
-from nnkernels.backends.numba.plan import make_plan
+from nnkernels.backends.numba import inventory
+from nnkernels.backends.numba.compiling import library
+from nnkernels.backends.numba.compiling.object_cache import CacheWarning, ObjectCache
+from nnkernels.backends.numba.epochs.plan import make_plan
 from nnkernels.cli import warmup
 from nnkernels.cli._app import run
 from nnkernels.errors import BackendUnavailableError
@@ -77,7 +78,7 @@ def test_options_choose_the_kernels(asked):
     options = ["--activation", "tanh", "--loss", "mse", "--optimizer", "adam", "--dtype", "float64"]
     assert run(["warmup", "4-3-2", *options]) == 0
     found = {name.partition("|")[0] for name in names(asked)}
-    assert {"activations.tanh", "updates.adam", "walker.walk", "products.own_product"} <= found
+    assert {"activations.tanh", "updates.adam", "walker.walk", "blocked.own_product"} <= found
     assert "updates.sgd" not in found
     assert not any("float32" in name for name in names(asked))
 
@@ -94,7 +95,7 @@ def test_everything_is_prepared_for_the_dtype_asked_for(asked, capsys):
     assert run(["warmup", "--dtype", "float64"]) == 0
     assert " for any model in float64: " in capsys.readouterr().out
     found = {name.partition("|")[0] for name in names(asked)}
-    assert {"walker.walk", "products.own_product", "products.blas_product"} <= found
+    assert {"walker.walk", "blocked.own_product", "blocked.blas_product"} <= found
     assert len(asked) > 60
 
 

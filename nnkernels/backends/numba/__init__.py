@@ -48,7 +48,9 @@ def _reason() -> str | None:
 
 
 def _compiled() -> Backend:
-    from nnkernels.backends.numba import (
+    from nnkernels.backends.numba.compiling.declare import in_precision
+    from nnkernels.backends.numba.epochs.executor import bind
+    from nnkernels.backends.numba.kernels import (
         activations,
         bookkeeping,
         linear,
@@ -58,10 +60,8 @@ def _compiled() -> Backend:
         regularisation,
         updates,
     )
-    from nnkernels.backends.numba.declare import in_precision
-    from nnkernels.backends.numba.executor import bind
-    from nnkernels.backends.numba.microkernel import has_pairs
     from nnkernels.backends.numba.notes import notes
+    from nnkernels.backends.numba.products.microkernel import has_pairs
     from nnkernels.backends.numba.swaps import adopt
 
     families = (

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nnkernels.backend import Backend
-from nnkernels.backends.numba import library, walker
-from nnkernels.backends.numba.declare import CompiledKernel
-from nnkernels.backends.numba.library import Entry
-from nnkernels.backends.numba.linear import PRODUCTS, transposition
+from nnkernels.backends.numba.compiling import library
+from nnkernels.backends.numba.compiling.declare import CompiledKernel
+from nnkernels.backends.numba.compiling.library import Entry
+from nnkernels.backends.numba.epochs import crew, walker
+from nnkernels.backends.numba.kernels.linear import PRODUCTS, transposition
 from nnkernels.backends.numba.notes import tasks_by_instruction
-from nnkernels.backends.numba.tuning import has_tiles, product_step
+from nnkernels.backends.numba.products.tuning import has_tiles, product_step
 from nnkernels.program import Program
 from nnkernels.program.rewrite import specialise
 from nnkernels.spec import Op
@@ -19,7 +20,8 @@ from nnkernels.spec import Op
 
 def general(dtype: str) -> Iterator[Entry]:
     """What compiled epochs of any Program need: their loop, and products of every size."""
-    yield library.plain_entry(walker.walk, 6)
+    for threads in (1, 2):
+        yield from crew.entries(threads)
     yield library.plain_entry(walker.walk_timed, 3)
     for code in PRODUCTS:
         if code == "blas" or (has_tiles() and code != "bf16"):  # that is for who asks for it

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from nnkernels.backend import Backend, Notes, Precision
-from nnkernels.backends.numba import choice
-from nnkernels.backends.numba.linear import PRODUCTS
-from nnkernels.backends.numba.microkernel import tile_rows, vector_bits
-from nnkernels.backends.numba.pace import default_threads
-from nnkernels.backends.numba.plan import Group, Plan, make_plan
-from nnkernels.backends.numba.tasks import Task, Unsupported, tasks_of
-from nnkernels.backends.numba.tuned import DTYPES
+from nnkernels.backends.numba.epochs.pace import default_threads
+from nnkernels.backends.numba.epochs.plan import Group, Plan, make_plan
+from nnkernels.backends.numba.epochs.tasks import Task, Unsupported, tasks_of
+from nnkernels.backends.numba.kernels.linear import PRODUCTS
+from nnkernels.backends.numba.products import choice
+from nnkernels.backends.numba.products.microkernel import tile_rows, vector_bits
+from nnkernels.backends.numba.products.tuned import DTYPES
 from nnkernels.program import Program
 from nnkernels.spec import Op
 

@@ -10,8 +10,8 @@ import pytest
 
 from nnkernels import plugins
 from nnkernels.backend import Backend
-from nnkernels.backends.numba import executor
-from nnkernels.backends.numba.executor import EpochExecutable
+from nnkernels.backends.numba.epochs import executor
+from nnkernels.backends.numba.epochs.executor import EpochExecutable
 from nnkernels.nn import MLP, Trainer
 from nnkernels.program import Interpreter
 

@@ -17,7 +17,7 @@ RELU = """
 import warnings
 import numpy as np
 import nnkernels as nk
-from nnkernels.backends.numba import library
+from nnkernels.backends.numba.compiling import library
 
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")

@@ -1,0 +1,1 @@
+"""The kernels: one module for each family of the catalogue, and the mathematics they share."""

@@ -1,0 +1,90 @@
+"""Which code computes a matrix product: our own register tiles, or BLAS.
+
+Products of float32 in precision ``bf16`` are computed by tiles of bfloat16 in all sizes, because
+that is asked for by name; what follows is the choice between codes that compute alike.
+
+The rule: our own where this processor has tiles (AVX-512, AVX2 with FMA, NEON) and the right
+operand is at most :data:`OWN_BYTES` large, so that its blocks come from a cache; BLAS otherwise,
+which copies blocks of large operands into order first. ``nnkernels tune`` measures where the two
+meet on a machine, for each dtype, and only then another number than the default counts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from nnkernels.backends.numba.products.microkernel import vector_bits
+
+if TYPE_CHECKING:
+    from nnkernels.backend import Precision
+    from nnkernels.backends.numba.products.tuned import Tuned
+
+OWN_BYTES = 1 << 30 if vector_bits() == 512 else 4 << 20
+"""Largest right operand, in bytes, of our own products. With AVX-512 they were faster than BLAS in
+every size that was measured; for other vectors the number is a guess until it is tuned."""
+
+
+PACKED_BYTES, PACKED_ROWS = 512 << 10, 64
+"""Right operand, and rows of the left one, from which copying blocks of both pays for itself."""
+
+Code = Literal["own", "packed", "blas", "bf16"]
+
+
+class Choice(NamedTuple):
+    """Who computes a product, and why."""
+
+    code: Code
+    why: str
+
+
+def choose(m: int, n: int, k: int, itemsize: int, precision: Precision = "fp32") -> Choice:
+    """Who computes a product of (m, k) by (k, n); of an empty sum nothing is rounded."""
+    if precision == "bf16" and itemsize == 4 and k:
+        return Choice("bf16", "precision bf16 is asked for")
+    if not vector_bits():
+        return Choice("blas", "this processor has no tiles of ours")
+    limit, source = own_bytes("float32" if itemsize == 4 else "float64")
+    size = n * k * itemsize
+    if size > limit:
+        return Choice("blas", f"right operand {size:,} B > {limit:,} B ({source})")
+    return Choice(ours(m, size), f"right operand {size:,} B <= {limit:,} B ({source})")
+
+
+def ours(m: int, size: int) -> Code:
+    """Which of our own products takes a left operand of ``m`` rows and so large a right one."""
+    return "packed" if size >= PACKED_BYTES and m >= PACKED_ROWS else "own"
+
+
+def own_bytes(dtype: str) -> tuple[int, str]:
+    """The limit of the rule for ``float32`` or ``float64``, and where it comes from."""
+    found = stored()
+    if found is None:
+        return OWN_BYTES, "default"
+    return found.limits[dtype], f"tuned {found.date}"
+
+
+@functools.cache
+def stored() -> Tuned | None:
+    """What ``nnkernels tune`` stored; looked up once, so that a process keeps to one rule."""
+    from nnkernels.backends.numba.products import tuned  # only who chooses a product reads files
+
+    return tuned.read()
+
+
+@functools.cache
+def gemm_address(dtype: str) -> int:
+    """Address of Fortran's ``sgemm`` or ``dgemm`` in the BLAS that SciPy uses."""
+    from scipy.linalg import cython_blas
+
+    from nnkernels.backends import _blas
+
+    _blas._controller.cache_clear()  # so that it finds, and holds, the library just loaded
+    capsule: Any = cython_blas.__pyx_capi__["sgemm" if dtype == "float32" else "dgemm"]
+    name_of = ctypes.pythonapi.PyCapsule_GetName
+    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    address: int = pointer_of(capsule, name_of(capsule))
+    return address
