@@ -43,6 +43,11 @@ def adopt(op: Op[Any, Any], value: Any) -> Kernel | None:
     from numba.core.dispatcher import Dispatcher
 
     if isinstance(value, Dispatcher):
+        if value.targetoptions.get("parallel"):
+            raise InputError(
+                f"numba: kernel {function_name(value.py_func)} for {op.name} is compiled with "
+                "parallel=True, whose threads cannot run beside the epoch's; compile it without"
+            )
         part: Part = _Function(value, _returns(op, value))
     elif isinstance(value, (CFunc, CFUNCTION)):
         part = _Pointer(value)

@@ -8,7 +8,7 @@ import types as modules
 
 import numpy as np
 import pytest
-from numba import cfunc, njit, types
+from numba import cfunc, njit, prange, types
 
 from nnkernels import explain, get_backend
 from nnkernels.backends.numba.compiling.intrinsics import view
@@ -339,3 +339,13 @@ def test_two_functions_of_one_name_are_told_apart(numba):
     others = [numba.replace(relu=make(factor)) for factor in (2.0, 3.0)]
     results = [b.relu(np.ones(3))[0] for b in (first, *others)]
     assert results == [1, 2, 3]
+
+
+def test_a_kernel_with_threads_of_its_own_is_refused(numba):
+    @njit(parallel=True)
+    def relu(x, out):
+        for i in prange(x.size):
+            out.flat[i] = max(x.flat[i], 0)
+
+    with pytest.raises(InputError, match=r"parallel=True.*compile it without"):
+        numba.replace(relu=relu)

@@ -70,10 +70,11 @@ def _has_work(mailbox: int) -> bool:
             return False
         relax()
         spins += 1
-        if spins % 64 == 0 and now_ns() - began > PATIENCE_NS:
-            if atomic_replace(mailbox, WAITING, AWAY) == WAITING:
-                return False
+        if spins > SPINS:
             yield_processor()
+        late = spins % 64 == 0 and now_ns() - began > PATIENCE_NS
+        if late and atomic_replace(mailbox, WAITING, AWAY) == WAITING:
+            return False
 
 
 def reserve(mailbox: int) -> int:
