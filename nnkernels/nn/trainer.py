@@ -225,11 +225,12 @@ class Trainer:
         record: Sequence[str],
     ) -> None:
         schedule = as_schedule(self.schedule, self.epoch + epochs)
+        bound: dict[int, Any] = {}
         with deferred() as pending, self._hooked(hooks, epochs):
             self.history.stop_reason = "epochs"
             for _ in range(epochs):
                 self._train_epoch(runner, schedule, hooks, pending)
-                values = self._finish_epoch(runner, validation, record)
+                values = self._finish_epoch(runner, validation, record, bound)
                 reason = _first_reason(hooks, self, values)
                 self._check_interrupt(pending)
                 if reason:
@@ -338,12 +339,16 @@ class Trainer:
             )
 
     def _finish_epoch(
-        self, runner: Epochs, validation: Samples | None, record: Sequence[str]
+        self,
+        runner: Epochs,
+        validation: Samples | None,
+        record: Sequence[str],
+        bound: dict[int, Any],
     ) -> Epoch:
         values = self._read_sums(runner.rows)
         runner.finish()
         if validation is not None:
-            values |= {f"val_{k}": v for k, v in self._evaluate(validation).items()}
+            values |= {f"val_{k}": v for k, v in self._evaluate(validation, bound).items()}
         names = self.model.parameters
         norms = {n: _norm(self.state.get(f"{n}.gradient")) for n in names}
         for name in record:
@@ -372,23 +377,33 @@ class Trainer:
         """Mean loss (without penalties) and metrics in inference mode."""
         return self._evaluate(check_samples(self.model, x, y, "evaluate"))
 
-    def _evaluate(self, samples: Samples) -> dict[str, float]:
+    def _evaluate(self, samples: Samples, bound: dict[int, Any] | None = None) -> dict[str, float]:
+        """Loss and metrics; ``bound`` keeps the Executables, by rows, for the next time."""
+
         def program(rows: int) -> Any:
             return evaluate_program(self.model, rows, labels=samples.labels, metrics=self.metrics)
 
         with _own_counts(self.state):
-            self._run_all(program, len(samples), x=samples.x, y=samples.y)
+            self._run_all(program, len(samples), bound, x=samples.x, y=samples.y)
             return self._read_sums(len(samples))
 
-    def _run_all(self, program: Callable[[int], Any], rows: int, **arrays: Array) -> None:
+    def _run_all(
+        self,
+        program: Callable[[int], Any],
+        rows: int,
+        bound: dict[int, Any] | None = None,
+        **arrays: Array,
+    ) -> None:
         """Run a Program over all rows, in batches and a short rest."""
+        bound = {} if bound is None else bound
         fed = {name: self.backend.asarray(array) for name, array in arrays.items()}
         batch = min(INFERENCE_ROWS, rows)
         for size, count in ((batch, rows // batch), (rows % batch, 1)):
             if size:
-                executable = self.backend.bind(program(size), self.state)
-                executable.feed(**fed)
-                executable.run(count)
+                if size not in bound:
+                    bound[size] = self.backend.bind(program(size), self.state)
+                bound[size].feed(**fed)
+                bound[size].run(count)
 
     def outputs(self, x: Any) -> Array:
         """The model's raw outputs (n, outputs): values or logits."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import nnkernels
+from nnkernels import get_backend
 from nnkernels.errors import (
     DTypeError,
     InputError,
@@ -19,6 +21,7 @@ from nnkernels.errors import (
     UnknownNameError,
 )
 from nnkernels.nn import MLP, SGD, BatchNorm, Callback, Dropout, EarlyStopping, Loss, Trainer
+from nnkernels.program import Interpreter
 
 X = np.random.default_rng(0).normal(size=(12, 4))
 Y = np.arange(12) % 3
@@ -478,3 +481,15 @@ def test_a_loss_with_parameters():
     w, b = wide.model.parameters.values()
     expected = np.square(X @ w + b - target[:, None]).mean() / 2
     assert wide.evaluate(X, target)["loss"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_validation_binds_its_programs_once():
+    made = []
+
+    def bind(backend, program, state):
+        made.append(program.rows)
+        return Interpreter(backend, program, state)
+
+    trainer = fresh(backend=replace(get_backend("numpy"), executor=bind))
+    trainer.fit(X, Y, epochs=4, batch_size=12, validation_data=(X[:7], Y[:7]))
+    assert made == [12, 7]
