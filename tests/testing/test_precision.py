@@ -67,7 +67,7 @@ def test_every_other_rounding_is_a_fault(precision, matmul, dtype):
 def test_a_precision_is_that_of_float32():
     backend = replace(get_backend("numpy"), precision="bf16")
     assert [precision_of(backend, d) for d in ("float32", "float64")] == ["bf16", "fp32"]
-    assert oracle_backend("fp32") is get_backend("reference")
+    assert oracle_backend("fp32").name == "reference"
 
 
 def test_numbers_become_the_nearest_of_bfloat16_and_of_two_the_even_one():
