@@ -24,7 +24,7 @@ from nnkernels.bench.harness.networks import Network
 from nnkernels.bench.harness.textbook import TextbookNetwork
 from nnkernels.data import Dataset
 from nnkernels.errors import NnkernelsError
-from nnkernels.nn import MLP, Trainer
+from nnkernels.nn import MLP, Callback, Epoch, Trainer
 
 LAYERS, BATCH, RATE = (784, 64, 32, 10), 30, 0.03
 NETWORK = Network(
@@ -67,10 +67,19 @@ class Pair:
                 self.textbook.step(self.x[rows], self.y[rows])
         return time.perf_counter() - began
 
-    def our_epoch(self) -> float:
-        """Seconds of an epoch of ours, as the history tells them."""
-        self.trainer.fit(self.x, self.y, epochs=1, batch_size=BATCH, shuffle=False, progress=False)
-        return self.trainer.history.epochs[-1].seconds
+    def take_turns(self, rounds: int) -> list[tuple[float, float]]:
+        """Seconds of an epoch of the textbook's and of ours, by round, in one ``fit`` of ours."""
+        turns = _Turns(self)
+        self.trainer.fit(
+            self.x,
+            self.y,
+            epochs=rounds,
+            batch_size=BATCH,
+            shuffle=False,
+            callbacks=[turns],
+            progress=False,
+        )
+        return list(zip(turns.textbook, turns.ours, strict=True))
 
     def difference(self) -> float:
         """Largest difference between both trainers' weights."""
@@ -79,13 +88,26 @@ class Pair:
         return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
 
+class _Turns(Callback):
+    """After each of our epochs, one of the textbook's."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.ours: list[float] = []
+        self.textbook: list[float] = []
+
+    def epoch_end(self, trainer: Trainer, record: Epoch) -> None:
+        """Note the one, run the other."""
+        self.ours.append(record.seconds)
+        self.textbook.append(self.pair.textbook_epoch())
+
+
 def measure(pair: Pair, dtype: str, rounds: int) -> str:
     """A line with medians and their ratio, or why there are none."""
-    pair.our_epoch()
-    pair.textbook_epoch()
+    pair.take_turns(1)
     if not (difference := pair.difference()) <= AGREEMENT[dtype]:
         raise SystemExit(f"{dtype}: weights differ by {difference:.2g} after an epoch; not timed")
-    times = [(pair.textbook_epoch(), pair.our_epoch()) for _ in range(rounds)]
+    times = pair.take_turns(rounds)
     textbook, ours = (statistics.median(column) for column in zip(*times, strict=True))
     ratios = sorted(a / b for a, b in times)
     return (

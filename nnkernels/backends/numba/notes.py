@@ -89,8 +89,9 @@ def _rule() -> tuple[str, ...]:
         "A product of (m, k) by (k, n) is computed by our own tiles in vector registers up to a "
         f"limit of the right operand's size, beyond it by BLAS. The limit: {listed}. 'nnkernels "
         "tune' measures this machine's.",
-        f"From {choice.PACKED_BYTES:,} B and {choice.PACKED_ROWS} rows on, our own first packs "
-        "blocks of both operands, that is, copies them into order.",
+        f"From {choice.PACKED_BYTES:,} B and {choice.PACKED_ROWS} rows on, and from "
+        f"{choice.PACKED_ALWAYS:,} B with any number of rows, our own first packs blocks of both "
+        "operands, that is, copies them into order.",
         f"Vectors of {bits} bits; tiles of {shapes} vectors.",
     )
 

@@ -28,8 +28,8 @@ CLOCK_S = 1e-9
 """What a clock shows at least; it may stand still for a chunk."""
 
 LONG_STEP_S = 5e-3
-"""Seconds of a step, with the better number of threads, beyond which the other one is tried only
-once: over several time slices a thread gets its share of a processor, and barriers cost nothing."""
+"""Seconds of a step beyond which the other number of threads is tried every 100 steps at most: over
+several time slices a thread gets its share of a processor, and a try costs whole steps."""
 
 THREADED_FLOPS = 2e6
 """Flops of a step from which a second thread is worth its barriers.
@@ -82,7 +82,7 @@ class _Record:
         self._seconds += max(seconds, CLOCK_S)
         if self._seconds < PROBE_S:
             return
-        if self._warm or steps == 1:  # one step as long as that is no start
+        if self._warm:
             self.step_s = self._seconds / self._steps
         self._warm = True
         self._steps, self._seconds = 0, 0.0
@@ -133,7 +133,8 @@ class Pace:
         other_s = self._records[self._other].step_s
         if other_s is None:
             return True
-        return min(step_s, other_s) <= LONG_STEP_S and self._worked_s >= self._again_s
+        pause_s = 100 * step_s if min(step_s, other_s) > LONG_STEP_S else 0.0
+        return self._worked_s >= max(self._again_s, pause_s)
 
     def took(self, threads: int, steps: int, seconds: float) -> None:
         """Learn that a chunk took so long."""

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from nnkernels.backend import Precision
     from nnkernels.backends.numba.products.tuned import Tuned
 
-OWN_BYTES = 1 << 30 if vector_bits() == 512 else 4 << 20
+OWN_BYTES = 1 << 32 if vector_bits() == 512 else 4 << 20
 """Largest right operand, in bytes, of our own products. With AVX-512 they were faster than BLAS in
 every size that was measured; for other vectors the number is a guess until it is tuned."""
 
 
 PACKED_BYTES, PACKED_ROWS = 512 << 10, 64
 """Right operand, and rows of the left one, from which copying blocks of both pays for itself."""
+
+PACKED_ALWAYS = 32 << 20
+"""Right operand from which it pays for any number of rows: in order, memory is read faster."""
 
 Code = Literal["own", "packed", "blas", "bf16"]
 
@@ -54,7 +57,8 @@ def choose(m: int, n: int, k: int, itemsize: int, precision: Precision = "fp32")
 
 def ours(m: int, size: int) -> Code:
     """Which of our own products takes a left operand of ``m`` rows and so large a right one."""
-    return "packed" if size >= PACKED_BYTES and m >= PACKED_ROWS else "own"
+    many = size >= PACKED_BYTES and m >= PACKED_ROWS
+    return "packed" if many or size >= PACKED_ALWAYS else "own"
 
 
 def own_bytes(dtype: str) -> tuple[int, str]:
