@@ -50,6 +50,15 @@ class Device(Protocol):
     def owns(self, array: Any) -> bool:
         """Whether ``array`` lives on this device."""
 
+    def borrow(self, array: Any) -> Array | None:
+        """An array of this device over the memory of another library's ``array``, if it has any.
+
+        None where ``array`` is not in this device's memory, or can be used as it is.
+        """
+
+    def extent(self, array: Any) -> tuple[int, int]:
+        """First address of an array of this device, and the one behind its last byte."""
+
     def synchronize(self) -> None:
         """Wait until all pending work is done."""
 
@@ -93,6 +102,16 @@ def frozen(
         repeat: Callable[[], None] = prepare(*arrays, **keywords)
         return repeat
     return functools.partial(function, *arrays, **keywords)
+
+
+def packed(array: Any) -> bool:
+    """Whether an array of any device is C-contiguous, and aligned to its elements."""
+    flags = array.flags
+    if not flags.c_contiguous:
+        return False
+    if hasattr(flags, "aligned"):
+        return bool(flags.aligned)
+    return bool(array.data.ptr % array.itemsize == 0)
 
 
 def function_name(function: Any) -> str:

@@ -58,6 +58,10 @@ class BackendUnavailableError(BackendError):
     """The backend exists, but cannot work here; the message says why and what to do."""
 
 
+class DeviceMemoryError(NnkernelsError, MemoryError):
+    """A device has no room for what was asked for."""
+
+
 class KernelMissingError(BackendError):
     """No kernel of the backend, nor a declared fallback, serves the operator."""
 

@@ -41,6 +41,11 @@ def builtin_names() -> list[str]:
     return [m.name for m in pkgutil.iter_modules(folder) if m.name[0] != "_"]
 
 
+def on_host(name: str) -> bool:
+    """Whether the arrays of a built-in backend are NumPy arrays; loads nothing."""
+    return getattr(importlib.import_module(f"nnkernels.backends.{name}"), "ON_HOST", True)
+
+
 def _load_builtin(name: str) -> object:
     return importlib.import_module(f"nnkernels.backends.{name}").load()
 
@@ -70,7 +75,6 @@ def _builtin(name: str) -> Source:
 
 ABSENT = {
     "native": "this version of nnkernels has no native C++ backend yet; use 'numpy'",
-    "cupy": "this version of nnkernels has no CuPy (GPU) backend yet; use 'numpy'",
 }
 """Backends that people will ask for and that this version does not hold, with the reason."""
 

@@ -51,6 +51,23 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             del sys.modules[name]
 
 
+def nvrtc_works() -> bool:
+    try:
+        from cupy.cuda import nvrtc
+
+        return bool(nvrtc.getVersion())
+    except (ImportError, RuntimeError, OSError):
+        return False
+
+
+@pytest.fixture(scope="session")
+def needs_nvrtc() -> None:
+    """The simulated GPU compiles by the real NVRTC; where the ladder is asked for it is there."""
+    if not nvrtc_works():
+        assert os.environ.get("NNKERNELS_LADDER") != "1", "NNKERNELS_LADDER=1, but no NVRTC"
+        pytest.skip("no NVRTC: install nnkernels[ladder]")
+
+
 @pytest.fixture(scope="session")
 def mnist_folder() -> str:
     """The folder of MNIST's IDX files; of the session, for tests may clear the variable."""

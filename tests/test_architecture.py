@@ -31,7 +31,7 @@ LEVELS = (
     ("explain", "ops"),
     ("nnkernels",),
     ("nn", "testing"),
-    ("bench", "reproduce", "sklearn", "distributed"),
+    ("bench", "reproduce", "selftest", "sklearn", "distributed"),
     ("cli",),
     ("__main__",),
 )

@@ -50,6 +50,15 @@ class HostDevice:
         """Whether it is a NumPy array."""
         return isinstance(array, np.ndarray)
 
+    def borrow(self, array: Any) -> Array | None:
+        """None: what lies in host memory becomes an array through NumPy."""
+        return None
+
+    def extent(self, array: Any) -> tuple[int, int]:
+        """See :func:`numpy.lib.array_utils.byte_bounds`."""
+        first, last = np.lib.array_utils.byte_bounds(array)
+        return int(first), int(last)
+
     def synchronize(self) -> None:
         """Nothing is ever pending."""
 

@@ -15,7 +15,10 @@ EXTRAS = {
     "sklearn": ("scikit-learn",),
     "peers": ("torch", "jax", "scikit-learn", "numba", "threadpoolctl"),
 }
-"""Optional dependencies by the extra that brings them."""
+"""Optional dependencies by the extra that brings them.
+
+Not those of a GPU, of which one only may be installed: the backend itself says which.
+"""
 
 
 def command(
@@ -45,12 +48,18 @@ def gather() -> dict[str, Any]:
     from nnkernels.bench import machine
 
     env = machine.environment()
+    backends = plugins.availability()
     return {
         "version": nnkernels.__version__,
         "machine": machine.identity(),
         "load": machine.load(),
         "env": env,
-        "backends": {n: r and machine.scrub(r) for n, r in plugins.availability().items()},
+        "backends": {n: r and machine.scrub(r) for n, r in backends.items()},
+        "devices": {
+            name: plugins.load(name).device.describe()
+            for name in plugins.builtin_names()
+            if backends.get(name, "") is None and not plugins.on_host(name)
+        },
         "extras": {
             extra: {name: machine.installed(name) for name in names}
             for extra, names in EXTRAS.items()
@@ -74,9 +83,14 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         *(f"  {name}={value}" for name, value in facts["env"].items()),
         "backends",
         *(f"  {name:<12} {reason or 'available'}" for name, reason in facts["backends"].items()),
+        *(f"  {name:<12} {_facts(found)}" for name, found in facts["devices"].items()),
         "extras",
         *(f"  {extra:<12} {_extra(extra, found)}" for extra, found in facts["extras"].items()),
     ]
+
+
+def _facts(found: dict[str, str]) -> str:
+    return "; ".join(f"{name} {value}" for name, value in found.items())
 
 
 def _cache(nbytes: int | None) -> str:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nnkernels.cli._app import FAILED, unknown_operator
+from nnkernels.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nnkernels.backend import Backend
     from nnkernels.testing import Failure, Report
 
 
@@ -22,6 +24,10 @@ def command(
         list[str] | None,
         typer.Option("-k", "--operator", metavar="NAME", help="Only this; may be repeated."),
     ] = None,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="'cupy' on the simulated device: slow, needs no GPU."),
+    ] = False,
 ) -> None:
     """Check a backend against the float64 reference.
 
@@ -33,6 +39,7 @@ def command(
       nnkernels verify numpy --quick
       nnkernels verify numpy -k relu -k matmul
       nnkernels verify "numpy[relu=mypkg.kernels:relu]"
+      nnkernels verify cupy --simulate --quick
     """
     from nnkernels import get_backend
     from nnkernels.cli._render import Bar, stdout
@@ -40,7 +47,7 @@ def command(
     from nnkernels.testing import NETWORKS, verify
     from nnkernels.testing.suite import select_parts
 
-    chosen = get_backend(backend)
+    chosen = _simulated(backend) if simulate else get_backend(backend)
     for name in operators or ():
         if name not in (*OPERATORS, NETWORKS):
             raise unknown_operator(name)
@@ -54,6 +61,14 @@ def command(
     _print(stdout(), report)
     if not report.ok:
         raise typer.Exit(FAILED)
+
+
+def _simulated(name: str) -> Backend:
+    from nnkernels.testing import simulated
+
+    if name != "cupy":
+        raise InputError(f"--simulate stands in for a GPU: it takes backend 'cupy', not {name!r}")
+    return simulated.backend()
 
 
 def _print(console: Console, report: Report) -> None:

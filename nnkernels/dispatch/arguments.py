@@ -82,8 +82,9 @@ def _could_be(argument: sig.Argument, array: Any, literal: bool) -> bool:
 def _as_array(op: Op[Any, Any], name: str, backend: Backend, value: Any) -> Any:
     if type(value) is np.ndarray and backend.device.owns(value):
         return value
-    if backend.device.owns(value) and not isinstance(value, np.ndarray):
-        return value
+    found = value if _on_device(backend, value) else _borrowed(op, name, backend, value)
+    if found is not None:
+        return _aligned(op, name, backend, found)
     if not _host_like(value) or not backend.device.owns(np.empty(0)):
         if isinstance(value, (int, float)):
             return backend.device.asarray(np.asarray(value))
@@ -92,6 +93,27 @@ def _as_array(op: Op[Any, Any], name: str, backend: Backend, value: Any) -> Any:
             f"device ({backend.device.name}); move it there with backend.asarray({name})"
         )
     return _plain(op, name, value)
+
+
+def _on_device(backend: Backend, value: Any) -> bool:
+    return backend.device.owns(value) and not isinstance(value, np.ndarray)
+
+
+def _aligned(op: Op[Any, Any], name: str, backend: Backend, array: Any) -> Any:
+    """The array, refused where no kernel of a GPU can read it, not even one that copies it."""
+    if backend.device.extent(array)[0] % array.itemsize:
+        raise InputError(
+            f"{op.name}: {name} is not aligned to {array.itemsize} bytes, the size of "
+            f"{array.dtype}; copy its bytes to a new array first"
+        )
+    return array
+
+
+def _borrowed(op: Op[Any, Any], name: str, backend: Backend, value: Any) -> Any:
+    try:
+        return backend.device.borrow(value)
+    except DeviceMismatchError as error:
+        raise DeviceMismatchError(f"{op.name}: {name}: {error}") from error
 
 
 def _host_like(value: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels import spec
-from nnkernels.backend import Backend, frozen
+from nnkernels.backend import Backend, frozen, packed
 from nnkernels.dispatch.arguments import check_values, gather_arguments, normalise
 from nnkernels.dispatch.choice import current, default_for, get_backend, serving
 from nnkernels.dispatch.outputs import allocate, check_out, check_updated, results, separate
@@ -152,23 +152,18 @@ def _keywords(plan: Plan, outs: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _all_packed(arrays: Sequence[Any], outs: Sequence[Any]) -> bool:
-    return all(_packed(a) for a in (*arrays, *outs) if a is not None)
-
-
-def _packed(array: Any) -> bool:
-    flags = array.flags
-    return bool(flags.c_contiguous and getattr(flags, "aligned", True))
+    return all(packed(a) for a in (*arrays, *outs) if a is not None)
 
 
 def _run_contiguous(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> None:
     """Run a kernel that wants packed arrays on copies, and copy back what it wrote."""
-    packed = [a if _packed(a) else a.copy(order="C") for a in arrays]
+    inputs = [a if packed(a) else a.copy(order="C") for a in arrays]
     targets = tuple(
-        o if o is None or _packed(o) else plan.backend.device.empty(o.shape, o.dtype) for o in outs
+        o if o is None or packed(o) else plan.backend.device.empty(o.shape, o.dtype) for o in outs
     )
     assert plan.function is not None
-    plan.function(*packed, **_keywords(plan, targets))
-    written = [*zip(outs, targets, strict=True), *((arrays[i], packed[i]) for i in plan.updated)]
+    plan.function(*inputs, **_keywords(plan, targets))
+    written = [*zip(outs, targets, strict=True), *((arrays[i], inputs[i]) for i in plan.updated)]
     for target, source in written:
         if target is not None and target is not source:
             target[...] = source

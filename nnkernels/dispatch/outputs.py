@@ -9,7 +9,6 @@ import numpy as np
 
 from nnkernels.dispatch.plan import Plan
 from nnkernels.errors import DeviceMismatchError, OutputError
-from nnkernels.spec import Array
 
 
 def allocate(plan: Plan) -> tuple[Any, ...]:
@@ -52,35 +51,43 @@ def check_out(plan: Plan, arrays: Sequence[Any], out: Any) -> tuple[Any, ...]:
                 f"{plan.op.name}: out must have shape {shape} and dtype {dtype}, got {array.shape} "
                 f"{array.dtype}"
             )
-        if isinstance(array, np.ndarray):
-            _check_memory(plan, array, arrays, "out", plan.signature.rowwise)
-            _check_memory(plan, array, outs[:position], "out", False)
+        _check_memory(plan, array, arrays, "out", plan.signature.rowwise)
+        _check_memory(plan, array, outs[:position], "out", False)
     return outs
 
 
 def _check_memory(
-    plan: Plan, target: Array, others: Sequence[Any], what: str, in_place: bool
+    plan: Plan, target: Any, others: Sequence[Any], what: str, in_place: bool
 ) -> None:
     """Refuse a target that cannot be written, or that shares memory it must not share."""
-    if not target.flags.writeable:
+    if isinstance(target, np.ndarray) and not target.flags.writeable:
         raise OutputError(f"{plan.op.name}: {what} is read-only; give a writable array")
     if _overlaps_itself(target):
         raise OutputError(f"{plan.op.name}: {what} has elements that share memory; give a copy")
     for other in others:
-        if other is None or not np.may_share_memory(target, other):
+        if other is None or not _may_overlap(plan, target, other):
             continue
-        if in_place and _same_memory(target, other):
+        if in_place and _same_memory(plan, target, other):
             continue
-        if np.shares_memory(target, other):
+        # Only NumPy can tell whether interleaved views meet; others are taken to do so.
+        if not isinstance(target, np.ndarray) or np.shares_memory(target, other):
             raise OutputError(
                 f"{plan.op.name}: {what} overlaps another argument; give separate memory"
                 + (", or exactly that argument" if in_place else "")
             )
 
 
-def _overlaps_itself(array: Array) -> bool:
+def _may_overlap(plan: Plan, a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return np.may_share_memory(a, b)
+    extent = plan.backend.device.extent
+    (a_first, a_last), (b_first, b_last) = extent(a), extent(b)
+    return max(a_first, b_first) < min(a_last, b_last)
+
+
+def _overlaps_itself(array: Any) -> bool:
     """Whether two elements may share memory (strides from ``as_strided`` or ``broadcast_to``)."""
-    if array.flags.c_contiguous or array.size < 2:
+    if array.size < 2:
         return False
     reach = array.itemsize
     steps = zip(array.strides, array.shape, strict=True)
@@ -91,10 +98,10 @@ def _overlaps_itself(array: Array) -> bool:
     return False
 
 
-def _same_memory(a: Array, b: Array) -> bool:
+def _same_memory(plan: Plan, a: Any, b: Any) -> bool:
+    extent = plan.backend.device.extent
     return a is b or (
-        a.ctypes.data == b.ctypes.data
-        and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
+        extent(a) == extent(b) and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
     )
 
 
@@ -102,9 +109,8 @@ def check_updated(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> N
     """Refuse updated arguments that are read-only or overlap another array of the call."""
     for index in plan.updated:
         target = arrays[index]
-        if isinstance(target, np.ndarray):
-            others = [*arrays[:index], *arrays[index + 1 :], *outs]
-            _check_memory(plan, target, others, plan.op.inputs[index], False)
+        others = [*arrays[:index], *arrays[index + 1 :], *outs]
+        _check_memory(plan, target, others, plan.op.inputs[index], False)
 
 
 def results(plan: Plan, arrays: Sequence[Any], outs: tuple[Any, ...]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels import signature as sig
-from nnkernels.backend import Backend, Resolution, frozen, function_name
+from nnkernels.backend import Backend, Resolution, frozen, function_name, packed
 from nnkernels.errors import (
     BackendError,
     DTypeError,
@@ -316,7 +316,7 @@ def check_feed(backend: Backend, slot: Slot, array: Any) -> None:
     )
     if not rows_fit:
         raise ShapeError(f"feed: {slot.name!r} must have shape {slot.shape}, got {array.shape}")
-    if not backend.strided and not (array.flags.c_contiguous and array.flags.aligned):
+    if not backend.strided and not packed(array):
         raise ProgramError(
             f"feed: {slot.name!r} must be C-contiguous for backend {backend.name}; give "
             "numpy.ascontiguousarray(...)"

@@ -39,7 +39,9 @@ class OpaqueArray:
         self._device = device
         self._memory = memory
         self.shape = memory.shape
+        self.strides = memory.strides
         self.dtype = memory.dtype
+        self.itemsize = memory.itemsize
 
     @property
     def ndim(self) -> int:
@@ -154,6 +156,15 @@ class OpaqueDevice:
     def owns(self, array: Any) -> bool:
         """Whether it is an array of this very device."""
         return isinstance(array, OpaqueArray) and array._device is self
+
+    def borrow(self, array: Any) -> Any:
+        """None: no other library knows this device."""
+        return None
+
+    def extent(self, array: Any) -> tuple[int, int]:
+        """Where the memory behind it lies."""
+        first, last = np.lib.array_utils.byte_bounds(array._memory)
+        return int(first), int(last)
 
     def enqueue(self, work: Callable[[], None]) -> None:
         """Append ``work`` to the queue."""

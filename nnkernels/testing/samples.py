@@ -280,9 +280,16 @@ def derive(op: Op[Any, Any], params: Mapping[str, Any], forward: Sample) -> Samp
     rng = generator(op.name, forward)
     inputs = [_floats(rng, shape, None), *(named[name] for name in op.inputs[1:])]
     dtypes = [forward.floating if a.dtype.kind == "f" else a.dtype for a in inputs]
-    arrays = tuple(a.astype(d) for a, d in zip(inputs, dtypes, strict=True))
+    arrays = tuple(normal(a.astype(d)) for a, d in zip(inputs, dtypes, strict=True))
     signature = fitting(op, arrays, params)
     return Sample(op, signature, params, arrays, forward.floating)
+
+
+def normal(array: Array) -> Array:
+    """``array`` with 0 in the place of subnormal numbers, which GPUs read as 0."""
+    if array.dtype.kind != "f":
+        return array
+    return np.where(np.abs(array) < np.finfo(array.dtype).tiny, array.dtype.type(0), array)
 
 
 def saved_values(sample: Sample) -> dict[str, Array]:

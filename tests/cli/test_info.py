@@ -46,7 +46,22 @@ def test_json(capsys) -> None:
     facts = json.loads(capsys.readouterr().out)
     assert facts["backends"]["numpy"] is None
     assert facts["machine"]["cores_usable"] >= 1
-    assert set(facts) == {"version", "machine", "load", "env", "backends", "extras", "warnings"}
+    known = {"version", "machine", "load", "env", "backends", "devices", "extras", "warnings"}
+    assert set(facts) == known
+
+
+def test_a_gpu_is_described_with_its_layers(monkeypatch, capsys) -> None:
+    class Loaded:
+        class device:
+            @staticmethod
+            def describe():
+                return {"device": "a GPU", "layers": "plain on, graph off (it failed)"}
+
+    monkeypatch.setattr(plugins, "availability", lambda: {"cupy": None})
+    monkeypatch.setattr(plugins, "load", lambda name: Loaded)
+    assert run(["info"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "cupy device a GPU; layers plain on, graph off (it failed)" in words
 
 
 def test_a_missing_extra_comes_with_its_command(monkeypatch, capsys) -> None:
@@ -57,7 +72,8 @@ def test_a_missing_extra_comes_with_its_command(monkeypatch, capsys) -> None:
 
 def test_extras_are_those_of_the_package() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    optional = {k: v for k, v in declared["optional-dependencies"].items() if k != "test"}
+    others = {"test", "ladder", "cuda12", "cuda13"}
+    optional = {k: v for k, v in declared["optional-dependencies"].items() if k not in others}
     named = {k: tuple(r.partition(">")[0] for r in v) for k, v in optional.items()}
     assert named == info.EXTRAS
 

@@ -1,0 +1,1 @@
+"""How catalogue operators become launches, one module a family."""

@@ -1,0 +1,128 @@
+"""Data that stays in host memory: every batch arrives whole, in time, and while others compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nnkernels.backends.cupy import on
+from nnkernels.backends.cupy.steps.feeding import HostRows
+from nnkernels.errors import DTypeError, LabelError, ShapeError
+from nnkernels.nn import MLP, Adam
+from nnkernels.nn.lowering import predict_program
+from nnkernels.testing import simulated
+
+ROWS, BATCHES = 6, 8
+MODEL = MLP([8, 12, 5], loss="softmax_cross_entropy", seed=2)
+
+
+@pytest.fixture(params=[None, 0, 1, 2])
+def shuffled(request):
+    """A device whose streams are served in some order."""
+    pytest.importorskip("cupy", reason="no NVRTC: install nnkernels[ladder]")
+    return on(simulated.cupy(order=request.param), layers="plain,cubin,lt,graph")
+
+
+@pytest.fixture
+def trained(bound, step_of, classes):
+    """``trained(backend, place, gather)``: the State after some steps on placed arrays."""
+
+    def trained(backend, place, *, gather):
+        more = {"gather": BATCHES * ROWS} if gather else {}
+        program = step_of(MODEL, Adam(), ROWS, metrics=("accuracy",), schedule=BATCHES, **more)
+        executable, state = bound(backend, program, MODEL)
+        state.set("schedule", np.full(BATCHES, 1e-2))
+        x, y = classes(BATCHES * ROWS, 8, 5)
+        arrays = {"x": place(x), "y": backend.asarray(y)}
+        if gather:
+            order = np.random.default_rng(4).permutation(BATCHES * ROWS)
+            arrays["order"] = backend.asarray(order)
+        executable.feed(**arrays)
+        assert executable.run(3) == 3
+        assert executable.run(BATCHES - 3) == BATCHES - 3
+        return state
+
+    return trained
+
+
+@pytest.mark.parametrize("gather", [True, False])
+def test_training_on_host_arrays_gives_the_same_bits(shuffled, trained, gather):
+    resident = trained(shuffled, shuffled.asarray, gather=gather).snapshot()
+    fed = trained(shuffled, np.asarray, gather=gather).snapshot()
+    for buffer, values in resident.items():
+        np.testing.assert_array_equal(fed[buffer], values, err_msg=buffer)
+
+
+def test_a_single_window_may_stay_on_the_host(shuffled, bound, classes):
+    x, _ = classes(4 * ROWS, 8, 5)
+    results = []
+    for place in (np.asarray, shuffled.asarray):
+        result = shuffled.device.empty((4 * ROWS, 5), "float32")
+        executable, _ = bound(shuffled, predict_program(MODEL, ROWS, link=None), MODEL)
+        executable.feed(x=place(x), prediction=result)
+        assert executable.run(4) == 4
+        results.append(shuffled.to_numpy(result))
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_own_batch(full, bound, step_of, classes):
+    program = step_of(MODEL, Adam(), ROWS, schedule=BATCHES)
+    executable, state = bound(full, program, MODEL)
+    state.set("schedule", np.full(BATCHES, 1e-2))
+    x, y = classes(BATCHES * ROWS, 8, 5)
+    y[-1] = 0
+    executable.feed(x=x, y=y)
+    assert executable.run(2) == 2
+    state.set("linear0.weight", np.full((8, 12), np.nan))
+    assert executable.run(3) == 0
+    assert [state.number(n) for n in ("row", "diverged")] == [2 * ROWS, 1]
+
+
+def test_host_arrays_are_checked_too(full, bound, step_of, classes):
+    executable, _ = bound(full, step_of(MODEL, Adam(), ROWS), MODEL)
+    x, y = classes(ROWS, 8, 5)
+    with pytest.raises(DTypeError, match="'x' must be float32"):
+        executable.feed(x=x.astype(np.float64), y=y)
+    with pytest.raises(ShapeError, match="'x' must have shape"):
+        executable.feed(x=x[:-1], y=y)
+    with pytest.raises(LabelError, match="'y' must lie"):
+        executable.feed(x=x, y=y + 5)
+
+
+def test_only_data_read_in_batches_may_stay_on_the_host(full, bound):
+    executable, _ = bound(full, predict_program(MODEL, ROWS, link=None), MODEL)
+    x = np.zeros((ROWS, 8), np.float32)
+    with pytest.raises(DTypeError, match="'prediction' must be an array of device cuda:0"):
+        executable.feed(x=x, prediction=np.zeros((ROWS, 5), np.float32))
+
+
+# --- the buffers themselves ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def cp():
+    return simulated.cupy()
+
+
+def test_the_next_batch_travels_before_it_is_asked_for(cp):
+    source = np.arange(40, dtype=np.float32).reshape(20, 2)
+    target, stream = cp.zeros((5, 2), np.float32), cp.cuda.Stream(non_blocking=True)
+    rows = HostRows(cp, {"x": source}, {"x": target}, None)
+    with stream:
+        cp.log.reset()
+        rows.bring(0, 5, stream)
+        assert cp.log.names("transfer") == ["from host", "from host"]
+        rows.bring(5, 10, stream)
+        assert len(cp.log.names("transfer")) == 3
+        assert cp.log.allocations == 0
+        np.testing.assert_array_equal(target.get(), source[5:10])
+
+
+def test_a_batch_that_was_not_foreseen_is_fetched(cp):
+    source = np.arange(20, dtype=np.float32).reshape(20, 1)
+    target, stream = cp.zeros((5, 1), np.float32), cp.cuda.Stream(non_blocking=True)
+    rows = HostRows(cp, {"x": source}, {"x": target}, np.arange(20)[::-1].copy())
+    with stream:
+        for row, following in ((0, 5), (15, 20), (10, 15)):
+            rows.bring(row, following, stream)
+            np.testing.assert_array_equal(target.get(), source[::-1][row : row + 5])

@@ -1,0 +1,54 @@
+"""Rung 8: planted defects, every one of which some rung must notice."""
+
+from __future__ import annotations
+
+import pytest
+from ladder import climb, mutants
+from ladder.needs import require_disassembler, require_host_compiler, require_nvrtc
+
+QUICK = 36
+"""Mutants of the quick run."""
+
+MINIMUM = 30
+"""What it must have at least."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    require_nvrtc()
+    require_disassembler()
+    require_host_compiler()
+    return tmp_path_factory.mktemp("mutants")
+
+
+def test_there_are_enough_mutants_of_every_rule_and_file():
+    found = mutants.all_mutants()
+    assert {m.rule for m in found} == mutants.RULES
+    assert {m.file for m in found} == set(mutants.files())
+    assert len(mutants.sample(QUICK)) >= MINIMUM
+
+
+def test_keys_are_unique():
+    keys = [m.key for m in mutants.all_mutants()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_every_equivalent_mutant_is_there():
+    assert not set(mutants.equivalent()) - {m.key for m in mutants.all_mutants()}
+
+
+@pytest.mark.parametrize("mutant", mutants.sample(QUICK), ids=str)
+def test_a_mutant_is_noticed(mutant, folder):
+    assert climb.climb(mutant, folder).rung != climb.SURVIVED
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("file", mutants.files())
+def test_every_mutant_of_a_file_is_noticed_but_the_equivalent(file, folder):
+    verdicts = {m: climb.climb(m, folder) for m in mutants.mutants_of(file)}
+    known = mutants.equivalent()
+    survived = {m.key: v for m, v in verdicts.items() if v.rung == climb.SURVIVED}
+    listed = {key for key in known if key[0] == file}
+    assert not set(survived) - listed, {k: survived[k] for k in set(survived) - listed}
+    assert not listed - set(survived), "these are noticed, or the same code: take them off the list"
