@@ -89,8 +89,8 @@ template <typename A> struct Checks {
     check(name, NOT_A_NUMBER, 0, f(A(NOT_A_NUMBER)), NOT_A_NUMBER, 0);
   }
 
-  // For v from low to high; the bound's scale is |grad| (|slope(v)| + scale(v)). Large gradients bring
-  // back what is far out in a tail.
+  // For v from low to high; the bound's scale is |grad| (|slope(v)| + scale(v)). Large gradients
+  // bring back what is far out in a tail.
   template <typename Function, typename Slope, typename Scale>
   static void derivative(const char* name, Function f, Slope slope, Wide c, Scale scale,
                          double low = -1e3, double high = 1e3) {

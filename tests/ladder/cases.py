@@ -33,6 +33,8 @@ from nnkernels.testing.samples import (
 WHOLE = ((67,), (1,), (1061,), (4120,))
 """Shapes for elementwise operators: a ragged tail, loops over the grid, and one for vectors."""
 
+COLUMN = (1300, 1)
+
 MATRICES = (
     (7, 33),
     (19, 10),
@@ -42,7 +44,7 @@ MATRICES = (
     (6, 1),
     (3, 129),
     (521, 3),
-    (1300, 1),
+    COLUMN,
     (260, 64),
     (3, 1024),
     (9, 1000),
@@ -174,6 +176,19 @@ def with_special_values(sample: Sample) -> Sample:
     return replace(sample, inputs=tuple(inputs))
 
 
+def with_ties(sample: Sample) -> Sample:
+    """Zeros, kinks, and elements of the first input that the others of its shape have too."""
+    inputs = [a.copy() for a in sample.inputs]
+    first, kind = inputs[0], sample.signature.inputs[0]
+    if kind.kind == "float" and kind.interval is None and first.size > 1:
+        values = np.resize([0.0, 0.5, *sample.op.kinks], (first.size + 4) // 5)
+        first.flat[::5] = values
+    for argument, array in zip(sample.signature.inputs[1:], inputs[1:], strict=True):
+        if argument._replace(name="") == kind._replace(name=""):
+            array.flat[::3] = first.flat[::3]
+    return replace(sample, inputs=tuple(inputs))
+
+
 def with_long_sums(sample: Sample) -> Sample:
     """Large terms, then many for a thread whose squares are lost if they are added one by one."""
     x = np.full_like(sample.inputs[0], 2.0**-13)
@@ -237,9 +252,16 @@ def long_plan(signature: sig.Signature, params: Mapping[str, Any]) -> sig.Dims:
     return {"...": (300, 1000), **dict(zip(names, (300, 1000), strict=False))}
 
 
+def column_plan(signature: sig.Signature, params: Mapping[str, Any]) -> sig.Dims:
+    """Many rows of one element."""
+    return dims_of(signature, params)[MATRICES.index(COLUMN) if labels(signature) else 0]
+
+
 def _variations(op: Op[Any, Any], params: Mapping[str, Any]) -> Iterator[Case]:
     plain = functools.partial(_cases, op.name, params=params)
     yield from plain("special values", plan=sized(0), change=with_special_values)
+    yield from plain("ties", plan=sized(0), change=with_ties)
+    yield from plain("ties in a column", plan=column_plan, change=with_ties)
     yield from plain("misaligned", plan=sized(-1), variation=Variation(offset=1))
     first = op.signatures(params)[0]
     for at in _replaceable(op, first):
@@ -262,16 +284,21 @@ def _replaceable(op: Op[Any, Any], signature: sig.Signature) -> Iterator[int]:
 
 
 @functools.cache
-def all_cases(*, far: bool = False) -> tuple[Case, ...]:
-    """Every case; with ``far`` those too that only the host shim can run."""
-    from ladder.far_cases import far_cases
+def all_cases() -> tuple[Case, ...]:
+    """Every case that both the host shim and the PTX interpreter can run."""
     from ladder.layer_cases import layer_cases
     from ladder.step_cases import step_cases
 
-    if far:
-        return (*all_cases(), *far_cases())
     operators = [case for name in recipes() for case in operator_cases(name)]
     return (*operators, *layer_cases(), *step_cases())
+
+
+@functools.cache
+def host_cases() -> tuple[Case, ...]:
+    """Every case that the host shim can run."""
+    from ladder.far_cases import far_cases
+
+    return (*all_cases(), *far_cases())
 
 
 Kernel = tuple[str, str]
@@ -282,7 +309,7 @@ Kernel = tuple[str, str]
 def cases_by_kernel(storage: str, *, far: bool = False) -> Mapping[Kernel, tuple[Case, ...]]:
     """For every kernel that is launched for a storage type: its cases."""
     found: dict[Kernel, list[Case]] = {}
-    for case in all_cases(far=far):
+    for case in host_cases() if far else all_cases():
         for kernel in case.build(storage).kernels():
             found.setdefault(kernel, []).append(case)
     return {kernel: tuple(cases) for kernel, cases in found.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -41,7 +40,7 @@ class Verdict(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A compiled mutant: the first module and storage type for which the code differs.
+    """A compiled mutant: a module and storage type for which the code differs.
 
     Attributes:
         touched: kernels whose code differs.
@@ -56,12 +55,18 @@ class Found(NamedTuple):
 
 def climb(mutant: Mutant, folder: Path) -> Verdict:
     """The verdict on a mutant; ``folder`` keeps compiled libraries."""
+    verdict = Verdict(SAME, "the compiler makes the same code of it")
     try:
-        found = first_difference(changed_modules(mutant))
+        for found in differences(changed_modules(mutant)):
+            verdict = _judge(found, folder)
+            if verdict.rung != SURVIVED:
+                break
     except CompileError as error:
         return Verdict(STILLBORN, str(error))
-    if found is None:
-        return Verdict(SAME, "the compiler makes the same code of it")
+    return verdict
+
+
+def _judge(found: Found, folder: Path) -> Verdict:
     for rung, check in RUNGS.items():
         what = next(check(found, folder), "")
         if what:
@@ -69,17 +74,25 @@ def climb(mutant: Mutant, folder: Path) -> Verdict:
     return Verdict(SURVIVED, f"in {found.module} ({found.storage}): {sorted(found.touched)}")
 
 
-def first_difference(texts: Mapping[str, str]) -> Found | None:
-    """Where changed sources give other code: float32 and small modules first."""
-    by_size = sorted(texts.items(), key=lambda found: len(found[1]))
-    for storage, (module, text) in itertools.product(sources.STORAGES, by_size):
+def differences(texts: Mapping[str, str]) -> Iterator[Found]:
+    """Modules whose code differs, small ones first, of the first storage type that has any."""
+    for storage in sources.STORAGES:
+        found = _differences(texts, storage)
+        first = next(found, None)
+        if first is not None:
+            yield first
+            yield from found
+            return
+
+
+def _differences(texts: Mapping[str, str], storage: str) -> Iterator[Found]:
+    for module, text in sorted(texts.items(), key=lambda found: len(found[1])):
         compiled = compile_to_ptx(text, module, storage, interpreted.ARCHITECTURE)
         original = module_to_ptx(module, storage, interpreted.ARCHITECTURE).entries
         entries = compiled.entries
         touched = {name for name, entry in original.items() if entries.get(name) != entry}
         if touched or set(entries) != set(original):
-            return Found(module, storage, text, compiled.ptx, frozenset(touched))
-    return None
+            yield Found(module, storage, text, compiled.ptx, frozenset(touched))
 
 
 # --- rungs --------------------------------------------------------------------------------------

@@ -54,13 +54,14 @@ class Far(NamedTuple):
 WIDE, NARROW = 1000, 100
 """Columns for a block and for a warp to a row."""
 
-BLOCK_ROWS = FAR // WIDE + 1
-WARP_ROWS = (FAR // NARROW // 8 + 1) * 8
+BLOCK_ROWS = FAR // WIDE + 2
+WARP_ROWS = (FAR // NARROW // 8 + 2) * 8
 SUM = {"reduction": "sum"}
 
 FAR_OPERATORS = (
     Far("l1_penalty_backward", "...", FAR + BLOCK - 1, BLOCK - 1),
     Far("l1_penalty_backward", "...", FAR + 2 * BLOCK, 2 * BLOCK),
+    Far("mse", "b", FAR + BLOCK - 1, BLOCK - 1, {"c": 1}, SUM),
     Far("mse_backward", "b", FAR + BLOCK - 1, BLOCK - 1, {"c": 1}, SUM),
     Far("softmax", "...", BLOCK_ROWS, 1, {"c": WIDE}),
     Far("softmax", "...", WARP_ROWS, 8, {"c": NARROW}),
@@ -124,11 +125,14 @@ def place(
     arrays, parts = {}, {}
     for key, argument in trials.arguments_of(sample).items():
         dtype = argument.dtype(np.dtype(wide if key in arithmetic else DTYPES[storage]))
-        array = arrays[key] = sparse(sig.shape_of(argument, {**dims, **length}), dtype)
+        shape = sig.shape_of(argument, {**dims, **length})
+        # A share of every block, of which a recipe alone has fewer.
+        shape = (FAR // BLOCK * 2,) if key[0] == "work" and len(shape) == 1 else shape
+        array = arrays[key] = sparse(shape, dtype)
         parts[key] = part = _end(array, argument, far)
         if key[0] == "input":
             part[...] = encode(sample.inputs[key[1]], dtype)
-        elif dtype.kind == "f":
+        elif key[0] == "output" and dtype.kind == "f":
             part[...] = np.nan
     return arrays, parts
 

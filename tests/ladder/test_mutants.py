@@ -37,6 +37,7 @@ def test_every_equivalent_mutant_is_there():
     assert not set(mutants.equivalent()) - {m.key for m in mutants.all_mutants()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", mutants.sample(QUICK), ids=str)
 def test_a_mutant_is_noticed(mutant, folder):
     assert climb.climb(mutant, folder).rung != climb.SURVIVED

@@ -5,14 +5,14 @@
 
 namespace nnk {
 
-constexpr unsigned WORDS = 4;                                   // of a Philox block
+constexpr unsigned WORDS = 4;                                 // of a Philox block
 constexpr unsigned UNIT = NNK_VEC < WORDS ? WORDS : NNK_VEC;  // whole packs and whole blocks
 
 // A product, not a choice: NaN and infinity become NaN where dropped.
 NNK_FN A dropped(A v, bool kept, A scale) { return v * (kept ? scale : A(0)); }
 
-// y = x kept scale. Words below `threshold` drop their elements; `first` is the place of the first one
-// in the stream of words. y and mask may be null, y may be x.
+// y = x kept scale. Words below `threshold` drop their elements; `first` is the place of the first
+// one in the stream of words. y and mask may be null, y may be x.
 struct Dropout {
   const T* x;
   T* y;

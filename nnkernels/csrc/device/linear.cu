@@ -9,8 +9,8 @@ namespace nnk {
 
 // --- biases --------------------------------------------------------------------------------------
 
-// z = x + bias, y = f(z), by threads that keep their columns while they walk down the rows. z may be
-// null; y and z may be x.
+// z = x + bias, y = f(z), by threads that keep their columns while they walk down the rows. z may
+// be null; y and z may be x.
 template <unsigned WIDTH, typename Function>
 NNK_FN void add_bias(Function f, const T* x, const T* bias, T* y, T* z, unsigned rows,
                      unsigned columns, Tile tile) {
@@ -47,8 +47,8 @@ struct Strip {
   NNK_FN unsigned stride() const { return gridDim.y * tile.height(); }
 };
 
-// The sum of read(offset of a pack) over the block's rows, in the thread of the first row; the other
-// threads must call too.
+// The sum of read(offset of a pack) over the block's rows, in the thread of the first row; the
+// other threads must call too.
 template <unsigned WIDTH, typename Read>
 NNK_FN Pack<WIDTH> strip_sum(Strip strip, unsigned rows, unsigned packs, Read read) {
   __shared__ A partial[WARPS][WIDTH][LANES];

@@ -12,13 +12,14 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from nnkernels.backend import Backend
 from nnkernels.backends.cupy.gpu import Gpu
 from nnkernels.backends.cupy.products import WORKSPACE_BYTES
 from nnkernels.backends.cupy.steps.counters import Counters
 from nnkernels.backends.cupy.steps.graph import capture
+from nnkernels.backends.cupy.steps.groups import Head
 from nnkernels.backends.cupy.steps.inputs import Inputs
 from nnkernels.backends.cupy.steps.lowering import Item, LaunchList
 from nnkernels.backends.cupy.steps.memory import Memory, arena_bytes, kept_bytes, rows_that_fit
@@ -27,6 +28,8 @@ from nnkernels.backends.cupy.steps.plan import Plan
 from nnkernels.errors import BackendError, DeviceMemoryError, NnkernelsError, ProgramError, unknown
 from nnkernels.program import Instruction, Program, State
 from nnkernels.spec import Array
+
+Read = TypeVar("Read")
 
 
 class StepExecutable:
@@ -39,8 +42,8 @@ class StepExecutable:
         state: what it reads and writes.
 
     Attributes:
-        same_bits: whether results have the interpreter's bits: the epilogues of cublasLt add up in
-            an order of their own.
+        same_bits: whether results have the interpreter's bits: the epilogues of cublasLt, and the
+            launch that computes the loss and its gradient, add up in an order of their own.
 
     Raises:
         DeviceMemoryError: no room for the scratch; the message says which batch would fit.
@@ -50,7 +53,8 @@ class StepExecutable:
         self.backend, self.program, self.state = backend, program, state
         self._gpu: Gpu = backend.device.gpu  # type: ignore[attr-defined]
         self._plan = plan
-        self.same_bits = not self._gpu.layers.on("lt")
+        headed = any(isinstance(group, Head) for group in plan.groups)
+        self.same_bits = not (headed or plan.epilogues)
         self._lock = threading.Lock()
         self._memory, workspace = self._allocated()
         self._list = LaunchList(
@@ -74,7 +78,7 @@ class StepExecutable:
         """The step's arrays, and the scratch of products by cublasLt."""
         device, free = self.backend.device, self._gpu.device.mem_info[0]
         multiplies = any(p.op == "matmul" for p in self._plan.pieces.pieces)
-        shared = WORKSPACE_BYTES if multiplies and self._gpu.layers.on("lt") else 0
+        shared = WORKSPACE_BYTES if multiplies and self._plan.epilogues else 0
         try:
             workspace = device.empty((shared,), "uint8") if shared else None
             return Memory(self._plan, device, self.state), workspace
@@ -107,7 +111,7 @@ class StepExecutable:
         with self._gpu.current():
             changed = self._inputs.feed(arrays)
             if self._list.refresh(changed, self._inputs.brought):
-                self._graph = None
+                self._graph, self._warm = None, False
 
     def run(self, steps: int, stop: Callable[[], bool] | None = None) -> int:
         """Run up to ``steps`` steps and return how many were completed.
@@ -117,10 +121,8 @@ class StepExecutable:
         with self._alone():
             done, available = 0, self._steps_in_data(steps)
             while done < available and not (stop is not None and stop()):
-                chunk = min(self._longest, self._pace.next(available - done))
-                began = time.perf_counter()
+                chunk = self._next_chunk(available - done)
                 completed = self._chunk(chunk)
-                self._pace.took(chunk, time.perf_counter() - began)
                 done += completed
                 if completed < chunk:
                     return done
@@ -140,8 +142,7 @@ class StepExecutable:
         try:
             self._inputs.check_fed()
             with self._gpu.current():
-                with self._reported("what was queued before"):
-                    self._counters.read()  # waits for the current stream: what was queued is done
+                self._read("what was queued before", self._counters.read)  # and wait for it
                 with self._stream, self._settled(), self._counters.without_diverged():
                     yield
         finally:
@@ -158,57 +159,78 @@ class StepExecutable:
             raise
         self._stream.synchronize()
 
-    @property
-    def _longest(self) -> int:
-        """The longest chunk: one step where the host must know at once whether it diverged."""
-        counted = self._counters.counts_steps and not self._inputs.moves
-        return 1 if self._plan.guarded and not counted else 2**31
+    # --- chunks of steps -----------------------------------------------------------------------
+
+    def _next_chunk(self, most: int) -> int:
+        """Steps to queue at once.
+
+        One, if the list is new; or if the host must know at once whether that step diverged: when
+        no counter tells later, or when the host moves rows, which it must not do beyond that step.
+        """
+        tells = self._counters.counts_steps and not self._inputs.moves
+        return self._pace.next(most) if self._warm and (tells or not self._plan.guarded) else 1
 
     def _chunk(self, steps: int) -> int:
         """Queue steps and wait for them; how many were completed."""
-        self._capture(steps)
-        row = self._counters.row
-        for number in range(steps):
-            at = row + number * self._counters.advance
-            self._inputs.bring(at, at + self._counters.advance, self._stream)
-            self._launch()
-            self._inputs.put(at)
-        self._warm = True
-        with self._reported("what was queued"):
-            return self._counters.read_after(steps)
-
-    def _capture(self, steps: int) -> None:
-        """Make the graph, if it is worth that and was not made yet."""
-        wanted = self._graph is None and self._warm and steps > 1
-        if wanted and self._list.calls and self._gpu.layers.on("graph"):
+        began, warm = time.perf_counter(), self._warm
+        if warm and self._graph is None and self._may_be_graph:
             self._graph = capture(self._gpu, self._stream, self._list.calls)
+        for number in range(steps):
+            row = self._counters.row + number * self._counters.advance
+            self._inputs.bring(row, row + self._counters.advance, self._stream)
+            self._launch()
+            self._inputs.put(row)
+        completed = self._read("what was queued", lambda: self._counters.read_after(steps))
+        self._warm = True
+        if warm:
+            self._pace.took(steps, time.perf_counter() - began)
+        return completed
+
+    @property
+    def _may_be_graph(self) -> bool:
+        """Whether the list can be captured: its products are cublasLt's, and the layer is on."""
+        return self._plan.epilogues and self._gpu.layers.on("graph")
 
     def _launch(self) -> None:
         """Queue the launches of one step."""
-        if self._graph is not None:
-            try:
-                self._graph.launch()
-                return
-            except Exception as error:  # whatever CUDA says of it, the launches go on working
-                self._graph = None
-                reason = f"a graph was not launched: {type(error).__name__}: {error}"
-                self._gpu.layers.switch_off("graph", reason)
-        for item, call in zip(self._list.items, self._list.calls, strict=True):
-            with self._reported(f"{item.name} ({item.origin.op} {item.origin.label})"):
-                call()
-
-    @contextlib.contextmanager
-    def _reported(self, what: str) -> Iterator[None]:
-        """Turn the device's complaint about queued work into ours."""
+        if self._graph is None:
+            self._launch_each()
+            return
         try:
-            yield
+            self._graph.launch()
+        except Exception as error:  # whatever CUDA says of it, the launches go on working
+            self._graph = None
+            reason = f"a graph was not launched: {type(error).__name__}: {error}"
+            self._gpu.layers.switch_off("graph", reason)
+            self._launch_each()
+
+    def _launch_each(self, events: list[Any] | None = None) -> None:
+        """Queue one launch after the other; append an event to ``events``, if given, after each."""
+        for item, call in zip(self._list.items, self._list.calls, strict=True):
+            try:
+                call()
+            except (NnkernelsError, MemoryError):
+                raise
+            except Exception as error:
+                where = f"{item.name} ({item.origin.op} {item.origin.label})"
+                raise self._failure(where, error) from error
+            if events is not None:
+                events.append(self._stream.record())
+
+    def _read(self, what: str, read: Callable[[], Read]) -> Read:
+        """Read what waits for the device, whose complaint about queued work becomes ours."""
+        try:
+            return read()
         except (NnkernelsError, MemoryError):
             raise
         except Exception as error:
-            raise BackendError(
-                f"{self.backend.name}: a step failed on {self.backend.device.name}, in {what}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            raise self._failure(what, error) from error
+
+    def _failure(self, where: str, error: Exception) -> BackendError:
+        return BackendError(
+            f"{self.backend.name}: a step failed on {self.backend.device.name}, in {where}: "
+            f"{type(error).__name__}: {error}"
+        )
 
     # --- looking into it -----------------------------------------------------------------------
 
@@ -217,24 +239,25 @@ class StepExecutable:
 
         The State changes as in :meth:`run`, one launch after the other, between events.
         """
+        seconds = [0.0] * len(self._list.items)
         with self._alone():
-            available = self._steps_in_data(steps)
-            events = [self._gpu.cp.cuda.Event() for _ in range(len(self._list.calls) + 1)]
-            seconds = [0.0] * len(self._list.calls)
-            for _ in range(available):
-                row = self._counters.row
-                self._inputs.bring(row, row + self._counters.advance, self._stream)
-                events[0].record()
-                for call, event in zip(self._list.calls, events[1:], strict=True):
-                    call()
-                    event.record()
-                self._inputs.put(row)
+            for _ in range(self._steps_in_data(steps)):
+                events = self._marked_step()
                 if self._counters.read_after(1) < 1:
                     break
                 for number, pair in enumerate(itertools.pairwise(events)):
                     seconds[number] += self._gpu.cp.cuda.get_elapsed_time(*pair) / 1e3
-            origins = [item.group.origin for item in self._list.items]
-            return list(zip(origins, seconds, strict=True))
+        origins = [item.origin for item in self._list.items]
+        return list(zip(origins, seconds, strict=True))
+
+    def _marked_step(self) -> list[Any]:
+        """Queue a step; the events before its first launch and after each."""
+        row = self._counters.row
+        self._inputs.bring(row, row + self._counters.advance, self._stream)
+        events = [self._stream.record()]
+        self._launch_each(events)
+        self._inputs.put(row)
+        return events
 
     def fetch(self, role: str) -> Array:
         """A NumPy copy of the output ``role`` of the last step (``loss``, ``prediction``)."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.backend import Device
 from nnkernels.spec import Array
 
 
@@ -25,11 +26,12 @@ class _Buffer:
         moved: the device memory may be filled again.
     """
 
-    def __init__(self, cp: Any, targets: Mapping[str, Any]) -> None:
+    def __init__(self, device: Any, targets: Mapping[str, Any]) -> None:
+        cp = device.gpu.cp
         self.row: int | None = None
         self.copied, self.moved = (cp.cuda.Event(disable_timing=True) for _ in range(2))
         self.pinned = {n: _pinned(cp, a.shape, a.dtype) for n, a in targets.items()}
-        self.device = {n: cp.empty(a.shape, a.dtype) for n, a in targets.items()}
+        self.device = {n: device.empty(a.shape, a.dtype) for n, a in targets.items()}
 
 
 def _pinned(cp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -41,7 +43,7 @@ class HostRows:
     """Brings batches of host arrays to the device.
 
     Args:
-        cp: the namespace.
+        device: a CUDA device.
         sources: host arrays by name; all have the same number of rows.
         targets: by the same names, the device arrays where the launches expect a batch.
         order: rows of the sources in the order of the batches; None: as they are.
@@ -49,14 +51,14 @@ class HostRows:
 
     def __init__(
         self,
-        cp: Any,
+        device: Device,
         sources: Mapping[str, Array],
         targets: Mapping[str, Any],
         order: Array | None,
     ) -> None:
         self._sources, self._targets, self._order = dict(sources), dict(targets), order
-        self._stream = cp.cuda.Stream(non_blocking=True)
-        self._buffers = [_Buffer(cp, targets) for _ in range(2)]
+        self._stream = device.gpu.cp.cuda.Stream(non_blocking=True)  # type: ignore[attr-defined]
+        self._buffers = [_Buffer(device, targets) for _ in range(2)]
         self._rows = min(len(array) for array in self._targets.values())
         self._length = min(map(len, sources.values())) if order is None else len(order)
 

@@ -24,7 +24,7 @@ from nnkernels.backends.cupy.steps.groups import (
 )
 from nnkernels.backends.cupy.steps.partition import Partition
 from nnkernels.backends.cupy.steps.pieces import GUARD, PUT, TAKE, Piece, Pieces
-from nnkernels.program.format import ARENA, CONSTANT
+from nnkernels.program.format import ARENA, CONSTANT, INPUT
 
 RELU_BACKWARD = "relu_backward"
 LOSS, LOSS_BACKWARD = "softmax_cross_entropy", "softmax_cross_entropy_backward"
@@ -37,7 +37,7 @@ def fuse(pieces: Pieces, *, epilogues: bool) -> list[Group]:
 
     Args:
         pieces: the step.
-        epilogues: whether products can add biases, take relus and sum gradients on the way.
+        epilogues: whether products add biases, take relus and sum gradients on the way.
     """
     web = _Web(pieces)
     found = [*_heads(web, epilogues), *_gathers(web), *_layers(web, epilogues)]
@@ -138,12 +138,14 @@ def _gathers(web: _Web) -> Iterator[Gather]:
 
 
 def _is_batch(web: _Web, x: Piece, targets: Piece) -> bool:
-    """Whether two pieces fetch rows of numbers, and numbers or labels that belong to them."""
-    data, of_data = (web.slots[piece.inputs[0]] for piece in (x, targets))
+    """Whether two pieces fetch rows of two inputs: numbers, and numbers or labels for them."""
+    first, second = (web.slots[piece.inputs[0]] for piece in (x, targets))
+    if first == second or not first.buffer == second.buffer == INPUT:
+        return False
     dtype = web.step.program.dtype
-    numbers = [len(slot.shape) == 2 and slot.dtype == dtype for slot in (data, of_data)]
-    labels = len(of_data.shape) == 1 and of_data.dtype == "int64"
-    return x is not targets and numbers[0] and (numbers[1] or labels)
+    numbers = [len(slot.shape) == 2 and slot.dtype == dtype for slot in (first, second)]
+    labels = len(second.shape) == 1 and second.dtype == "int64"
+    return numbers[0] and (numbers[1] or labels)
 
 
 def _gather(

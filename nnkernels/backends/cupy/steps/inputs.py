@@ -35,6 +35,7 @@ class Inputs:
     def __init__(self, backend: Backend, plan: Plan, memory: Memory) -> None:
         self._backend, self._plan, self._memory = backend, plan, memory
         self._slots = plan.program.inputs
+        self._may_stay = frozenset(_names_of_rows(plan))
         self._fed: dict[str, Array] = {}
         self._host: list[HostRows] = []
         self._takes: list[Piece] = []
@@ -56,23 +57,16 @@ class Inputs:
         """
         if set(arrays) != set(self._slots):
             raise ProgramError(f"feed: expected {sorted(self._slots)}, got {sorted(arrays)}")
-        may_stay = set(self._names_of_rows())
-        on_host = {n for n in may_stay if isinstance(arrays[n], np.ndarray)}
-        host = replace(self._backend, device=HostDevice())
+        on_host = {n for n in self._may_stay if isinstance(arrays[n], np.ndarray)}
         for name, array in arrays.items():
-            check_feed(host if name in on_host else self._backend, self._slots[name], array)
+            place = self._backend
+            if name in on_host:
+                place = replace(place, device=HostDevice())
+            check_feed(place, self._slots[name], array)
         self._fed = dict(arrays)
         changed = self._memory.feed({n: a for n, a in arrays.items() if n not in on_host})
         self._bring_from_host(on_host)
         return changed
-
-    def _names_of_rows(self) -> Iterator[str]:
-        """Names of inputs that are read in batches, and in no other way."""
-        slots = self._plan.program.slots
-        groups = [(g, _rows_of(g)) for g in self._plan.groups]
-        for number in {slot for _, rows in groups for slot in rows}:
-            if all(number in rows or number not in g.slots for g, rows in groups):
-                yield slots[number].name
 
     def _bring_from_host(self, on_host: set[str]) -> None:
         slots = self._plan.program.slots
@@ -90,7 +84,7 @@ class Inputs:
         targets = {name: memory.slot(target) for name, target in names.items()}
         order = group.order if isinstance(group, Gather) else None
         rows = None if order is None else self._values(slots[order].name)
-        return HostRows(self._backend.device.gpu.cp, sources, targets, rows)  # type: ignore[attr-defined]
+        return HostRows(self._backend.device, sources, targets, rows)
 
     def _values(self, name: str) -> Array:
         """A fed array in host memory."""
@@ -146,3 +140,11 @@ def _rows_of(group: Group) -> dict[int, int]:
         return {group.x: group.out[0], group.targets: group.out[1]}
     piece = group.pieces[0]
     return {piece.inputs[0]: piece.result} if piece.op == TAKE else {}
+
+
+def _names_of_rows(plan: Plan) -> Iterator[str]:
+    """Names of inputs that are read in batches, and in no other way."""
+    groups = [(group, _rows_of(group)) for group in plan.groups]
+    for number in {slot for _, rows in groups for slot in rows}:
+        if all(number in rows or number not in group.slots for group, rows in groups):
+            yield plan.program.slots[number].name

@@ -53,11 +53,11 @@ def place(needs: Iterable[Need]) -> tuple[dict[Hashable, int], int]:
     placed: list[tuple[int, int, Need]] = []
     for need in sorted(needs, key=lambda n: -n.array.nbytes):
         offset, room = 0, _aligned(need.array.nbytes)
-        for start, end, other in sorted(placed, key=lambda p: p[0]):
+        for start, end, other in placed:
             together = need.first <= other.last and other.first <= need.last
             if together and start < offset + room and offset < end:
                 offset = end
-        placed.append((offset, offset + room, need))
+        bisect.insort(placed, (offset, offset + room, need), key=lambda each: each[0])
     offsets = {need.key: start for start, _, need in placed}
     return offsets, max((end for _, end, _ in placed), default=0)
 

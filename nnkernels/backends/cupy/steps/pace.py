@@ -21,5 +21,5 @@ class Pace:
 
     def took(self, steps: int, seconds: float) -> None:
         """A chunk of ``steps`` was done in ``seconds``."""
-        fitting = int(CHUNK_S * steps / seconds) if seconds > 0 else GROWTH * steps
-        self._steps = max(1, min(GROWTH * steps, fitting))
+        most = GROWTH * self._steps
+        self._steps = max(1, min(most, int(CHUNK_S * steps / seconds))) if seconds > 0 else most

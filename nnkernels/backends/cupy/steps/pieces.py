@@ -30,6 +30,9 @@ COMPOSED = (
 )
 """Operators that are taken apart."""
 
+COPIES = ("identity", "identity_backward")
+"""Operators that copy."""
+
 
 class Region(NamedTuple):
     """Bytes ``[first, last)`` of a memory: a State buffer, a slot of scratch, or an input."""
@@ -143,9 +146,11 @@ def _expanded(program: Program, backend: Backend) -> tuple[Program, list[Pair]]:
     simple = replace(backend, kernels=kept)
     pairs: list[Pair] = []
     for origin in program.instructions:
-        part = expand(replace(program, instructions=(origin,)), simple)
-        program = replace(program, slots=part.slots)
-        pairs += [(instruction, origin) for instruction in part.instructions]
+        parts: tuple[Instruction, ...] = (origin,)
+        if origin.op in COMPOSED:
+            part = expand(replace(program, instructions=parts), simple)
+            program, parts = replace(program, slots=part.slots), part.instructions
+        pairs += [(instruction, origin) for instruction in parts]
     return program, pairs
 
 
@@ -159,7 +164,7 @@ def _without_copies(program: Program, pairs: list[Pair]) -> tuple[Program, list[
         instruction = replace(instruction, inputs=inputs)
         target = instruction.outputs[0] if instruction.outputs else None
         fixed = all(_never_changes(program, slot, written) for slot in (*inputs, target))
-        if instruction.op == "identity" and target is not None and fixed:
+        if instruction.op in COPIES and target is not None and fixed:
             names[target] = inputs[0]
         else:
             kept.append((instruction, origin))
@@ -187,10 +192,11 @@ def _windows_on_scratch(program: Program, pairs: list[Pair]) -> tuple[Program, l
     before: list[Pair] = []
     after: list[Pair] = []
     names: dict[int, int] = {}
-    for number, slot in enumerate(program.slots):
+    windows = [(number, slot) for number, slot in enumerate(program.slots) if slot.window]
+    for number, slot in windows:
         readers = [pair for pair in pairs if number in pair[0].inputs]
         writers = [pair for pair in pairs if number in pair[0].outputs]
-        if not slot.window or not (readers or writers):
+        if not (readers or writers):
             continue
         copy = replace(slot, name=f"window {slot.name}", buffer=ARENA, window=False, interval=None)
         program, names[number] = _with_slot(program, copy)

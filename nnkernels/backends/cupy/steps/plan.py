@@ -25,10 +25,12 @@ class Plan:
     Attributes:
         pieces: the step in pieces.
         groups: what is launched together, in order; windows that are copied by themselves too.
+        epilogues: whether products add biases, take relus and sum gradients on the way.
     """
 
     pieces: Pieces
     groups: tuple[Group, ...]
+    epilogues: bool
 
     @property
     def program(self) -> Program:
@@ -56,7 +58,7 @@ def make_plan(program: Program, backend: Backend, *, epilogues: bool) -> Plan:
 
     Args:
         program, backend: what runs where.
-        epilogues: whether products can add biases, take relus and sum gradients on the way.
+        epilogues: whether products add biases, take relus and sum gradients on the way.
 
     Raises:
         Unsupported: a kernel is not ours, or an update that no guard can keep from happening.
@@ -65,7 +67,7 @@ def make_plan(program: Program, backend: Backend, *, epilogues: bool) -> Plan:
     if program.guard is not None:
         _check_updates(program)
     pieces = take_apart(program, backend)
-    return Plan(pieces, tuple(fuse(pieces, epilogues=epilogues)))
+    return Plan(pieces, tuple(fuse(pieces, epilogues=epilogues)), epilogues)
 
 
 def _check_kernels(program: Program, backend: Backend) -> None:

@@ -19,7 +19,7 @@ from nnkernels.errors import (
 )
 from nnkernels.nn import MLP, SGD, Adam
 from nnkernels.nn.lowering import evaluate_program, gradient_program, predict_program
-from nnkernels.program import Builder, Interpreter
+from nnkernels.program import Builder, Interpreter, differentiate
 from nnkernels.testing import simulated
 
 ROWS = 6
@@ -216,6 +216,16 @@ def test_the_steps_before_it_are_kept_and_those_behind_it_are_not(trainable, dev
     assert [state.number(n) for n in ("row", "step", "diverged")] == [ROWS, 1, 1]
 
 
+def test_the_steps_of_a_chunk_before_it_are_counted(trainable, device):
+    executable, state, x, y = trainable
+    x[3 * ROWS] = np.nan
+    fed(executable, device, x, y)
+    assert executable.run(1) == 1
+    executable._pace.took(100, 1e-3)
+    assert executable.run(BATCHES - 1) == 2
+    assert [state.number(n) for n in ("row", "step", "diverged")] == [3 * ROWS, 3, 1]
+
+
 def test_a_run_after_that_is_a_run_like_any_other(trainable, device):
     executable, state, *_ = trainable
     state.set("diverged", 1)
@@ -282,6 +292,24 @@ def test_a_guard_without_counters_is_looked_at_after_every_step(device, bound):
     executable.feed(x=device.asarray(values * np.inf))
     assert executable.run(3) == 0
     assert state.number("loss_sum") == 3
+
+
+def test_without_counters_the_steps_before_it_are_counted_too(device, bound):
+    b = Builder(2)
+    w = b.parameter("w", (2, 4))
+    loss = b.call("mse", w, b.constant(0.0, (2, 4)))
+    differentiate(b, loss)
+    with b.update_phase():
+        rate = b.entry("learning_rate")
+        b.call("sgd", b.flat("parameters"), b.flat("gradients"), rate)
+    executable, state = bound(device, b.program(guard=loss, loss=loss))
+    state.set("w", np.ones((2, 4)))
+    state.set("learning_rate", -4e8)  # w grows 1e8 times a step: its square overflows in the fourth
+    executable.feed()
+    assert executable.run(1) == 1
+    executable._pace.took(100, 1e-3)
+    assert executable.run(5) == 2
+    np.testing.assert_allclose(state.get("w"), 1e24, rtol=1e-5)
 
 
 def test_a_window_may_be_read_and_written(device, bound):

@@ -107,7 +107,7 @@ def cp():
 def test_the_next_batch_travels_before_it_is_asked_for(cp):
     source = np.arange(40, dtype=np.float32).reshape(20, 2)
     target, stream = cp.zeros((5, 2), np.float32), cp.cuda.Stream(non_blocking=True)
-    rows = HostRows(cp, {"x": source}, {"x": target}, None)
+    rows = HostRows(on(cp).device, {"x": source}, {"x": target}, None)
     with stream:
         cp.log.reset()
         rows.bring(0, 5, stream)
@@ -121,8 +121,25 @@ def test_the_next_batch_travels_before_it_is_asked_for(cp):
 def test_a_batch_that_was_not_foreseen_is_fetched(cp):
     source = np.arange(20, dtype=np.float32).reshape(20, 1)
     target, stream = cp.zeros((5, 1), np.float32), cp.cuda.Stream(non_blocking=True)
-    rows = HostRows(cp, {"x": source}, {"x": target}, np.arange(20)[::-1].copy())
+    rows = HostRows(on(cp).device, {"x": source}, {"x": target}, np.arange(20)[::-1].copy())
     with stream:
         for row, following in ((0, 5), (15, 20), (10, 15)):
             rows.bring(row, following, stream)
             np.testing.assert_array_equal(target.get(), source[::-1][row : row + 5])
+
+
+@pytest.mark.parametrize("order", [None, *range(6)])
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_batches_arrive_whole_though_nobody_waits_for_them(order, shuffled):
+    cp = simulated.cupy(order=order)
+    source = np.arange(80, dtype=np.float32).reshape(40, 2)
+    rows = np.random.default_rng(1).permutation(40) if shuffled else None
+    target, stream = cp.zeros((5, 2), np.float32), cp.cuda.Stream(non_blocking=True)
+    feeding = HostRows(on(cp).device, {"x": source}, {"x": target}, rows)
+    seen = cp.zeros((40, 2), np.float32)
+    cp.cuda.Device(0).synchronize()
+    with stream:
+        for row in range(0, 40, 5):
+            feeding.bring(row, row + 5, stream)
+            seen[row : row + 5] = target
+        np.testing.assert_array_equal(seen.get(), source if rows is None else source[rows])

@@ -129,6 +129,30 @@ def test_a_penalty_keeps_the_guard_and_the_bookkeeping_apart(listed, step_of):
     assert "softmax_cross_entropy_backward_labels" not in found
 
 
+def test_a_loss_that_counts_twice_has_a_derivative_of_its_own(listed):
+    b = Builder(4)
+    x, y = b.input("x", (4, 8)), b.input("y", (4,), "int64", interval=(0, 3))
+    loss, _ = b.call("softmax_cross_entropy", b.call("matmul", x, b.parameter("w", (8, 3))), y)
+    differentiate(b, b.call("add", loss, loss))
+    found = listed(b.program(loss=loss))
+    assert found[2:] == [HEAD, "add", "add", "softmax_cross_entropy_backward_labels", "product"]
+
+
+def test_a_single_column_is_counted_by_its_threshold(listed):
+    b = Builder(4)
+    x, y = b.input("x", (4, 1)), b.input("y", (4, 1))
+    loss, _ = b.call("softmax_cross_entropy", x, y)
+    with b.update_phase():
+        b.call("count", b.entry("metric0"), b.call("count_correct", x, y))
+    found = listed(b.program(loss=loss))
+    assert found[1:] == [
+        "head_softmax_cross_entropy_rows",
+        "count_correct_binary",
+        "total_hits",
+        "count",
+    ]
+
+
 def test_evaluation_counts_in_the_head(listed):
     program = evaluate_program(small(), 4, labels=True, metrics=("accuracy",))
     assert listed(program) == ["gather_step_labels", LAYER, "product+bias", HEAD]
