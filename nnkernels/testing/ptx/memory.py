@@ -273,6 +273,7 @@ class Memory:
         if len(self.segments) == 1:
             return self.segments[0].store(addresses - FIRST, values, size)
         parts = [(s, self._inside(s, addresses)) for s in self.segments]
+        values = np.broadcast_to(values, (addresses.size, *values.shape[1:]))  # may be one for all
         done = all(s.store(addresses[at] - np.uint64(s.base), values[at], size) for s, at in parts)
         return done and sum(at.size for _, at in parts) == addresses.size
 

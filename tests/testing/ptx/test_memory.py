@@ -125,3 +125,16 @@ def test_memory_of_several_segments(device):
     device.run(text, (near, more, far))
     assert device.get(far, 16, "u4").tolist() == list(range(1, 17))
     assert device.get(more, 32, "u4").tolist() == [*range(100, 116), *range(117, 133)]
+
+
+def test_one_value_for_all_threads_goes_to_several_segments(device):
+    far = device.memory.allocate(SEGMENT)
+    near = device.put(np.zeros(32, "u4"))
+    text = entry(
+        """.reg .b64 x, y, at; .reg .b32 t; .reg .pred p; ld.param.u64 x, [k_param_0];
+        ld.param.u64 y, [k_param_1]; mov.u32 t, %tid.x; setp.lt.u32 p, t, 16;
+        selp.b64 at, x, y, p; mad.wide.u32 at, t, 4, at; st.global.u32 [at], 7; ret;""",
+        "u64 u64",
+    )
+    device.run(text, (near, far))
+    assert device.get(near, 32, "u4").tolist() == [7] * 16 + [0] * 16
