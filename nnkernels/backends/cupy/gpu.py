@@ -40,7 +40,8 @@ class Gpu:
         self.cp, self.index = cp, index
         self.device = cp.cuda.Device(index)
         checks = {name: functools.partial(run, self) for name, run in CHECKS.items()}
-        self.layers = Layers(self.identity(), checks, pinned=layers)
+        compiler = {} if layers is not None else {"nvrtc": str(cp.cuda.nvrtc.getVersion())}
+        self.layers = Layers({**self.identity(), **compiler}, checks, pinned=layers)
         self._plain = PlainLoader(cp, index)
 
     def identity(self) -> dict[str, str]:
@@ -54,7 +55,6 @@ class Gpu:
             "driver": str(runtime.driverGetVersion()),
             "runtime": str(runtime.runtimeGetVersion()),
             "cupy": self.cp.__version__,
-            "nvrtc": ".".join(map(str, self.cp.cuda.nvrtc.getVersion())),
             "kernels": sources.digest()[:12],
         }
 

@@ -16,6 +16,9 @@ ROWS, BATCHES = 6, 8
 MODEL = MLP([8, 12, 5], loss="softmax_cross_entropy", seed=2)
 
 
+pytestmark = pytest.mark.usefixtures("needs_nvrtc")
+
+
 @pytest.fixture(params=[None, 0, 1, 2])
 def shuffled(request):
     """A device whose streams are served in some order."""
