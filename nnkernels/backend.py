@@ -196,6 +196,7 @@ class Backend:
         executor: builds an Executable from (backend, Program, State).
         fallback: backend of the same device whose kernels serve what this one lacks.
         strict: refuse the fallback.
+        flushes_subnormals: whether kernels read subnormal float32 numbers as 0, as GPUs do here.
         strided: whether kernels take arrays of any stride; else they get C-contiguous ones.
         priority: ``auto`` takes the available host backend with the highest.
         threads: CPU threads of its kernels; None: the libraries' own number for single calls, the
@@ -222,6 +223,7 @@ class Backend:
     fallback: Backend | None = None
     strict: bool = False
     strided: bool = True
+    flushes_subnormals: bool = False
     priority: int = 0
     threads: int | None = None
     precision: Precision = "fp32"

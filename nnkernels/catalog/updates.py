@@ -7,6 +7,8 @@ All work in place on the arguments named first in their docstrings; ``lr`` is a 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from nnkernels.spec import Array, Cost, Error, op
@@ -26,6 +28,15 @@ Scales = tuple[Array, ...]
 DECAY = {"weight_decay": "[0,inf)"}
 UNIT = "[0,1)"
 BETAS = {"beta1": UNIT, "beta2": UNIT, "eps": "(0,inf)", **DECAY}
+
+
+def bias_correction(beta: float, step: int) -> float:
+    """``1 - beta^step``, the weight of all that an average from 0 has seen.
+
+    Written like that it cancels: with a beta of 0.999 two hundred rounding errors at the first
+    steps, where the result is 0.001.
+    """
+    return -math.expm1(step * math.log(beta)) if beta else 1.0
 
 
 def _direction_size(param: Array, grad: Array, weight_decay: float) -> Array:
@@ -180,10 +191,10 @@ def _adam_scale(
     direction = _direction_size(param, grad, weight_decay)
     first = beta1 * np.abs(m) + (1 - beta1) * direction
     second = beta2 * np.abs(v) + (1 - beta2) * np.square(direction)
-    correction = np.sqrt(1 - beta2 ** int(step))
+    correction = np.sqrt(bias_correction(beta2, int(step)))
     root = np.sqrt(results[2]) / correction
     slack = np.sqrt(1 - beta2) * direction / correction
-    change = _quotient_scale(first, root, slack, root + eps) / (1 - beta1 ** int(step))
+    change = _quotient_scale(first, root, slack, root + eps) / bias_correction(beta1, int(step))
     return np.abs(param) + lr * change, first, second
 
 
@@ -241,8 +252,8 @@ def adam(
     grad = grad + weight_decay * param
     m = beta1 * m + (1 - beta1) * grad
     v = beta2 * v + (1 - beta2) * np.square(grad)
-    root = np.sqrt(v) / np.sqrt(1 - beta2 ** int(step)) + eps
-    return param - lr / (1 - beta1 ** int(step)) * m / root, m, v
+    root = np.sqrt(v) / np.sqrt(bias_correction(beta2, int(step))) + eps
+    return param - lr / bias_correction(beta1, int(step)) * m / root, m, v
 
 
 @op(

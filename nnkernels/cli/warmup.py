@@ -13,7 +13,7 @@ from nnkernels.errors import InputError
 
 if TYPE_CHECKING:
     from nnkernels.backend import Backend
-    from nnkernels.backends.numba.compiling.library import Entry
+    from nnkernels.backends.numba.compiling.linking import Entry
     from nnkernels.nn import Trainer
 
 ROWS = 32
@@ -126,7 +126,7 @@ def _needed(backend: Backend, trainer: Trainer) -> Iterator[Entry]:
 def _load(entries: Sequence[Entry], what: str) -> None:
     import warnings
 
-    from nnkernels.backends.numba.compiling import library
+    from nnkernels.backends.numba.compiling import linking
     from nnkernels.backends.numba.compiling.object_cache import CacheWarning
     from nnkernels.cli._render import Bar, counted, duration
 
@@ -136,7 +136,7 @@ def _load(entries: Sequence[Entry], what: str) -> None:
         Bar(len(entries)) as bar,
     ):
         warnings.simplefilter("always", CacheWarning)
-        library.load(entries, lambda done, total: bar.show("kernels", done, total))
+        linking.load(entries, lambda done, total: bar.show("kernels", done, total))
     pairs = zip(entries, before, strict=True)
     compiled = sum(entry.seconds > seconds for entry, seconds in pairs)
     work = (
@@ -149,4 +149,4 @@ def _load(entries: Sequence[Entry], what: str) -> None:
         typer.echo(f"nnkernels: warmup: {warning.message}", err=True)
     if any("kept in memory" in str(warning.message) for warning in caught):
         raise typer.Exit(INCOMPLETE)
-    typer.echo(f"kept in {library.cache().folder}")
+    typer.echo(f"kept in {linking.cache().folder}")

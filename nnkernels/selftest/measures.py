@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.backend import Backend
+from nnkernels.backend import Backend, frozen
+from nnkernels.backends.cupy.device import gpu_of
 from nnkernels.backends.cupy.launching import Product
 from nnkernels.nn import MLP, Adam
 from nnkernels.nn.lowering import Step, train_program
@@ -33,16 +34,16 @@ def seconds(cp: Any, work: Callable[[], object], repeats: int = REPEATS) -> floa
 
 def copy_bandwidth(backend: Backend, nbytes: int) -> float:
     """Bytes read and written per second by the kernel that copies an array."""
-    cp = backend.device.gpu.cp  # type: ignore[attr-defined]
+    cp = gpu_of(backend).cp
     source = backend.asarray(np.zeros(nbytes // 4, np.float32))
     target = backend.asarray(np.zeros(nbytes // 4, np.float32))
-    copy = backend.kernels["identity"].function.prepare(source, out=target)  # type: ignore[attr-defined]
+    copy = frozen(backend.kernels["identity"].function, [source], {"out": target})
     return 2 * nbytes / seconds(cp, copy)
 
 
 def product_rate(backend: Backend, size: int, precision: str) -> float:
     """Flops per second of a product of square float32 matrices."""
-    gpu = backend.device.gpu  # type: ignore[attr-defined]
+    gpu = gpu_of(backend)
     a, b, out = (backend.asarray(np.ones((size, size), np.float32)) for _ in range(3))
     multiply = gpu.prepare(Product(a, b, out), precision)
     return 2.0 * size**3 / seconds(gpu.cp, multiply)
@@ -66,4 +67,4 @@ def step_seconds(backend: Backend, layers: tuple[int, ...], batch: int, steps: i
         state.set("row", 0)
         executable.run(steps)
 
-    return seconds(backend.device.gpu.cp, run, 5) / steps  # type: ignore[attr-defined]
+    return seconds(gpu_of(backend).cp, run, 5) / steps

@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import nnkernels
 from nnkernels.backend import Backend
 from nnkernels.backends.cupy import on, sources
+from nnkernels.backends.cupy.device import gpu_of
 from nnkernels.backends.cupy.layers import LAYERS, PLAIN
 from nnkernels.backends.cupy.selfcheck import disagreement, product_trial
 from nnkernels.errors import NnkernelsError, unknown
@@ -83,8 +83,8 @@ def run(
         except KeyboardInterrupt:
             complete = False
             break
-    gpu: Any = backend.device
-    return Report(SCHEMA, nnkernels.__version__, gpu.gpu.identity(), sections, complete)
+    identity = gpu_of(backend).identity()
+    return Report(SCHEMA, nnkernels.__version__, identity, sections, complete)
 
 
 def _section(name: str, backend: Backend, options: Options) -> Section:
@@ -103,7 +103,7 @@ def _section(name: str, backend: Backend, options: Options) -> Section:
 
 def look_at_layers(backend: Backend, options: Options) -> Iterator[Item]:
     """Every layer's self-check."""
-    layers = _gpu(backend).layers
+    layers = gpu_of(backend).layers
     for name in LAYERS:
         working = layers.on(name)
         verdict = layers.verdicts()[name]
@@ -112,7 +112,7 @@ def look_at_layers(backend: Backend, options: Options) -> Iterator[Item]:
 
 def look_at_compilation(backend: Backend, options: Options) -> Iterator[Item]:
     """Every module compiles for this device, by both compilers of ours."""
-    gpu = _gpu(backend)
+    gpu = gpu_of(backend)
     for module in sources.module_names():
         for storage in sources.STORAGES:
             name = f"{module} {storage}"
@@ -127,7 +127,7 @@ def look_at_compilation(backend: Backend, options: Options) -> Iterator[Item]:
 
 def look_at_operators(backend: Backend, options: Options) -> Iterator[Item]:
     """The conformance suite on poisoned, guarded arrays."""
-    guarded = GuardedDevice(_gpu(backend))
+    guarded = GuardedDevice(gpu_of(backend))
     report = verify(
         replace(backend, device=guarded), operators=options.operators, quick=options.quick
     )
@@ -146,7 +146,7 @@ def look_at_operators(backend: Backend, options: Options) -> Iterator[Item]:
 def look_at_products(backend: Backend, options: Options) -> Iterator[Item]:
     """Every orientation of a product by every layer against the float64 reference."""
     for layers in (PLAIN, f"{PLAIN},lt"):
-        gpu = _gpu(_pinned(backend, layers))
+        gpu = gpu_of(_pinned(backend, layers))
         for transposed in ((False, False), (True, False), (False, True), (True, True)):
             trial = product_trial(gpu, *transposed)
             for item in trial.items:
@@ -189,7 +189,7 @@ def look_at_speed(backend: Backend, options: Options) -> Iterator[Item]:
     """Rates, and step times beside what the model predicts for the devices it knows."""
     rate = measures.copy_bandwidth(backend, options.copy_bytes) / 1e9
     yield Item("copying", "measured", "", {"GB/s": rate})
-    for precision in backend.precisions if _gpu(backend).layers.on("lt") else ("fp32",):
+    for precision in backend.precisions if gpu_of(backend).layers.on("lt") else ("fp32",):
         rate = measures.product_rate(backend, options.product_size, precision) / 1e12
         yield Item(
             f"product {options.product_size}, {precision}", "measured", "", {"Tflop/s": rate}
@@ -218,18 +218,13 @@ def look_with_sanitizer(backend: Backend, options: Options) -> Iterator[Item]:
     yield Item("compute-sanitizer", outcome, (done.stdout.strip().splitlines() or [""])[-1])
 
 
-def _gpu(backend: Backend) -> Any:
-    device: Any = backend.device
-    return device.gpu
-
-
 def _is_real(backend: Backend) -> bool:
-    return getattr(_gpu(backend).cp, "__name__", "") == "cupy"
+    return getattr(gpu_of(backend).cp, "__name__", "") == "cupy"
 
 
 def _pinned(backend: Backend, layers: str) -> Backend:
     """The backend on the same device, with these layers and no others."""
-    gpu = _gpu(backend)
+    gpu = gpu_of(backend)
     return on(gpu.cp, gpu.index, layers=layers)
 
 

@@ -11,7 +11,7 @@ import inspect
 import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -280,16 +280,20 @@ def derive(op: Op[Any, Any], params: Mapping[str, Any], forward: Sample) -> Samp
     rng = generator(op.name, forward)
     inputs = [_floats(rng, shape, None), *(named[name] for name in op.inputs[1:])]
     dtypes = [forward.floating if a.dtype.kind == "f" else a.dtype for a in inputs]
-    arrays = tuple(normal(a.astype(d)) for a, d in zip(inputs, dtypes, strict=True))
+    arrays = tuple(a.astype(d) for a, d in zip(inputs, dtypes, strict=True))
     signature = fitting(op, arrays, params)
     return Sample(op, signature, params, arrays, forward.floating)
 
 
-def normal(array: Array) -> Array:
-    """``array`` with 0 in the place of subnormal numbers, which GPUs read as 0."""
-    if array.dtype.kind != "f":
+def flushed(sample: Sample) -> Sample:
+    """The sample with 0 in the place of subnormal numbers, for backends that read them as 0."""
+    return replace(sample, inputs=tuple(_normal(a) for a in sample.inputs))
+
+
+def _normal(array: Array) -> Array:
+    if array.dtype != np.float32:
         return array
-    return np.where(np.abs(array) < np.finfo(array.dtype).tiny, array.dtype.type(0), array)
+    return np.where(np.abs(array) < np.finfo(np.float32).tiny, np.float32(0), array)
 
 
 def saved_values(sample: Sample) -> dict[str, Array]:

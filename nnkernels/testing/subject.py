@@ -13,7 +13,7 @@ from nnkernels.backend import Backend
 from nnkernels.spec import Array, Op
 from nnkernels.testing.layouts import Layout, on_host, packed
 from nnkernels.testing.precision import precision_of
-from nnkernels.testing.samples import Sample, oracle, oracle_params, samples, widened
+from nnkernels.testing.samples import Sample, flushed, oracle, oracle_params, samples, widened
 
 
 class CaseFailed(Exception):
@@ -54,7 +54,8 @@ class Subject:
 
     def samples(self, plans: str) -> list[Sample]:
         """Samples of the operator; see :func:`nnkernels.testing.samples.samples`."""
-        return list(samples(self.op, self.dtype, plans=plans))
+        found = samples(self.op, self.dtype, plans=plans)
+        return [flushed(s) for s in found] if self.backend.flushes_subnormals else list(found)
 
     def small(self) -> list[Sample]:
         """Small samples: of every signature alternative and (unless quick) set of parameters."""

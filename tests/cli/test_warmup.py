@@ -16,7 +16,7 @@ pytest.importorskip("numba")
 from nnkernels import plugins
 from nnkernels.backend import Backend
 from nnkernels.backends.numba import inventory
-from nnkernels.backends.numba.compiling import library
+from nnkernels.backends.numba.compiling import linking
 from nnkernels.backends.numba.compiling.object_cache import CacheWarning, ObjectCache
 from nnkernels.backends.numba.epochs.plan import make_plan
 from nnkernels.cli import warmup
@@ -36,7 +36,7 @@ NUMBA = plugins.load("numba")
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
     """Nothing is compiled: what is to be is noted, and takes one second each for the first time."""
-    noted: list[library.Entry] = []
+    noted: list[linking.Entry] = []
 
     def load(entries, progress):
         for done, entry in enumerate(entries):
@@ -47,8 +47,8 @@ def asked(monkeypatch, tmp_path):
         return 0.0
 
     cache = ObjectCache(tmp_path / "cache", "key")
-    monkeypatch.setattr(library, "load", load)
-    monkeypatch.setattr(library, "cache", lambda: cache)
+    monkeypatch.setattr(linking, "load", load)
+    monkeypatch.setattr(linking, "cache", lambda: cache)
     return noted
 
 
@@ -149,7 +149,7 @@ def test_a_folder_that_keeps_nothing_is_an_incomplete_warmup(asked, capsys, monk
     def load(entries, progress):
         warnings.warn("compiled kernels are kept in memory: no space", CacheWarning, stacklevel=1)
 
-    monkeypatch.setattr(library, "load", load)
+    monkeypatch.setattr(linking, "load", load)
     assert run(["warmup", "4-3-2"]) == 3
     out, err = capsys.readouterr()
     assert "kept in memory: no space" in err

@@ -33,7 +33,7 @@ from nnkernels.testing.samples import (
 WHOLE = ((67,), (1,), (1061,), (4120,))
 """Shapes for elementwise operators: a ragged tail, loops over the grid, and one for vectors."""
 
-COLUMN = (1300, 1)
+COLUMN = (600, 1)
 
 MATRICES = (
     (7, 33),
@@ -43,7 +43,7 @@ MATRICES = (
     (5, 128),
     (6, 1),
     (3, 129),
-    (521, 3),
+    (258, 3),
     COLUMN,
     (260, 64),
     (3, 1024),
@@ -57,8 +57,18 @@ EXTRA: Mapping[str, tuple[dict[str, Any], ...]] = {
 """Further parameters, for sizes that come from one."""
 
 
-MANY_SHARES = ("mse", "l2_penalty", "clip_by_global_norm", "count_correct")
-"""Operators whose second launch adds up more shares than it has threads."""
+PRODUCTS = ("linear", "linear_activation")
+"""Operators that keep a product in an output before they go on."""
+
+LONG = (300, 1000)
+
+MANY_SHARES: Mapping[str, tuple[int, int]] = {
+    "mse": LONG,
+    "l2_penalty": LONG,
+    "clip_by_global_norm": LONG,
+    "count_correct": (2100, 1),
+}
+"""Operators whose second launch adds up more shares than it has threads, and a shape for that."""
 
 LONG_SUMS = ("mse", "l2_penalty")
 """Operators that a thread's long sums are tried on: they are the same for all."""
@@ -125,6 +135,20 @@ def emptied(which: int) -> Plan:
     return plan
 
 
+def shaped(shape: tuple[int, int]) -> Plan:
+    """Rows and columns; the free dimensions are all of them, or rows before named columns."""
+
+    def plan(signature: sig.Signature, params: Mapping[str, Any]) -> sig.Dims:
+        names = labels(signature)
+        if names and any(a.variadic for a in signature.inputs):
+            return {"...": shape[:1], **dict.fromkeys(names, shape[1])}
+        fixed = {k: v for k, v in params.items() if type(v) is int}
+        plan = (*shape, 2 * shape[0] + 1)
+        return {"...": shape, **dict(zip(names, plan, strict=False)), **fixed}
+
+    return plan
+
+
 Change = Callable[[Sample], Sample]
 
 
@@ -160,6 +184,12 @@ def shifted(sample: Sample) -> Sample:
     for row, (factor, shift) in zip(x, ((1, 0), (1, -300), (1, 300), (20, 0)), strict=False):
         row[...] = row * factor + shift
     return replace(sample, inputs=(x, *sample.inputs[1:]))
+
+
+def small(sample: Sample) -> Sample:
+    """Floating inputs so small that float16 holds their products."""
+    shrunk = (a * a.dtype.type(2.0**-5) if a.dtype.kind == "f" else a for a in sample.inputs)
+    return replace(sample, inputs=tuple(shrunk))
 
 
 def with_special_values(sample: Sample) -> Sample:
@@ -223,22 +253,24 @@ def operator_cases(name: str) -> Iterator[Case]:
     """All cases of an operator."""
     op = get_op(name)
     default, *others = parameter_sets(op, np.dtype("float32"))
+    change = small if name in PRODUCTS else shifted
     for which in range(len(MATRICES)):
         if which < _sizes(op, default):
-            yield from _cases(name, f"size {which}", default, sized(which))
+            yield from _cases(name, f"size {which}", default, sized(which), change)
     for which in range(3):
         yield from _cases(name, f"empty {which}", default, emptied(which))
     for params in (*others, *({**default, **extra} for extra in EXTRA.get(name, ()))):
         given = " ".join(f"{k}={v}" for k, v in params.items() if v != default[k])
-        yield from _cases(name, given, params, sized(0))
+        yield from _cases(name, given, params, sized(0), change)
         if any(isinstance(params[k], str) and params[k] != default[k] for k in params):
-            yield from _cases(name, f"{given} large", params, sized(-1))  # maybe another kernel
+            yield from _cases(name, f"{given} large", params, sized(-1), change)  # another kernel?
     yield from _variations(op, default)
     if name in LONG_SUMS:
-        yield from _cases(name, "long sums", default, long_plan, with_long_sums)
+        yield from _cases(name, "long sums", default, shaped(LONG), with_long_sums)
     if name in MANY_SHARES:
         many = Variation(blocks=MAX_BLOCKS)
-        yield from _cases(name, "many shares", default, long_plan, variation=many)
+        plan = shaped(MANY_SHARES[name])
+        yield from _cases(name, "many shares", default, plan, variation=many)
 
 
 def _sizes(op: Op[Any, Any], params: Mapping[str, Any]) -> int:
@@ -246,22 +278,11 @@ def _sizes(op: Op[Any, Any], params: Mapping[str, Any]) -> int:
     return max(len(dims_of(s, params)) for s in source.signatures({**source.params, **params}))
 
 
-def long_plan(signature: sig.Signature, params: Mapping[str, Any]) -> sig.Dims:
-    """Many elements for every thread of the grid."""
-    names = labels(signature)
-    return {"...": (300, 1000), **dict(zip(names, (300, 1000), strict=False))}
-
-
-def column_plan(signature: sig.Signature, params: Mapping[str, Any]) -> sig.Dims:
-    """Many rows of one element."""
-    return dims_of(signature, params)[MATRICES.index(COLUMN) if labels(signature) else 0]
-
-
 def _variations(op: Op[Any, Any], params: Mapping[str, Any]) -> Iterator[Case]:
     plain = functools.partial(_cases, op.name, params=params)
     yield from plain("special values", plan=sized(0), change=with_special_values)
     yield from plain("ties", plan=sized(0), change=with_ties)
-    yield from plain("ties in a column", plan=column_plan, change=with_ties)
+    yield from plain("ties in a column", plan=shaped(COLUMN), change=with_ties)
     yield from plain("misaligned", plan=sized(-1), variation=Variation(offset=1))
     first = op.signatures(params)[0]
     for at in _replaceable(op, first):

@@ -25,7 +25,7 @@ from nnkernels.testing.ptx import Module
 
 ARCHITECTURE = 90
 SEEDS = (0, 1, 2)
-PATIENCE = 300.0
+PATIENCE = 120.0
 """Seconds after which the host's kernels do not end."""
 
 SAME, STILLBORN, SURVIVED = "same code", "stillborn", "survived"

@@ -54,7 +54,7 @@ class Far(NamedTuple):
 WIDE, NARROW = 1000, 100
 """Columns for a block and for a warp to a row."""
 
-BLOCK_ROWS = FAR // WIDE + 2
+BLOCK_ROWS = FAR // WIDE + 40
 WARP_ROWS = (FAR // NARROW // 8 + 2) * 8
 SUM = {"reduction": "sum"}
 
@@ -62,6 +62,9 @@ FAR_OPERATORS = (
     Far("l1_penalty_backward", "...", FAR + BLOCK - 1, BLOCK - 1),
     Far("l1_penalty_backward", "...", FAR + 2 * BLOCK, 2 * BLOCK),
     Far("mse", "b", FAR + BLOCK - 1, BLOCK - 1, {"c": 1}, SUM),
+    Far("l2_penalty", "...", FAR + BLOCK - 1, BLOCK - 1),
+    Far("sgd", "...", FAR + BLOCK - 1, BLOCK - 1),
+    Far("nll_loss", "b", BLOCK_ROWS, BLOCK_ROWS % BLOCK, {"c": WIDE}, SUM, None, 1),
     Far("mse_backward", "b", FAR + BLOCK - 1, BLOCK - 1, {"c": 1}, SUM),
     Far("softmax", "...", BLOCK_ROWS, 1, {"c": WIDE}),
     Far("softmax", "...", WARP_ROWS, 8, {"c": NARROW}),
@@ -105,7 +108,8 @@ def far_trial(far: Far, number: int, storage: str) -> Trial:
     arrays, parts = place(far, sample, storage, arithmetic)
     queue = Recording()
     trials.record(sample, arrays, Variation(missing=far.missing, blocks=2**31 - 1), queue)
-    names, keys = sample.op.result_names(sample.signature), [k for k in parts if k[0] == "output"]
+    names = sample.op.result_names(sample.signature)
+    keys = [k for k in parts if k[0] == "output"] + [("input", at) for at in sample.updated]
     expected = [np.asarray(r, np.float64) for r in oracle(sample)]
     results = [
         Result(name, parts[key], e, trials.bound_of(sample, expected, at, parts[key].dtype))

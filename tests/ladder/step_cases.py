@@ -13,7 +13,6 @@ from ladder.cases import MATRICES, Case
 from ladder.trials import (
     BFLOAT16_EPS,
     DTYPES,
-    ORACLE_ROUNDS,
     Result,
     Trial,
     few_blocks,
@@ -277,4 +276,4 @@ def bound_in(dtype: np.dtype[Any], bound: Array) -> Array:
     if dtype == np.uint16:
         return bound * 2.0**29 * BFLOAT16_EPS
     info = np.finfo(dtype)
-    return bound * ORACLE_ROUNDS * float(info.eps) / 2.0**-52 + float(info.tiny)
+    return bound * float(info.eps) / 2.0**-52 + float(info.tiny)

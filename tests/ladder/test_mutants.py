@@ -38,12 +38,14 @@ def test_every_equivalent_mutant_is_there():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("mutant", mutants.sample(QUICK), ids=str)
 def test_a_mutant_is_noticed(mutant, folder):
     assert climb.climb(mutant, folder).rung != climb.SURVIVED
 
 
 @pytest.mark.slow
+@pytest.mark.hours
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("file", mutants.files())
 def test_every_mutant_of_a_file_is_noticed_but_the_equivalent(file, folder):

@@ -12,8 +12,6 @@ from ladder.needs import require_nvrtc
 
 from nnkernels.backends.cupy import sources
 
-pytestmark = pytest.mark.slow
-
 NOISE_SLACK = 2.0
 """Factor of the bounds under noise, which errs by more than the hardware is known to."""
 

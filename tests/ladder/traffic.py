@@ -21,16 +21,12 @@ EXCESS = 1.05
 """Sectors that a kernel may touch, in those that its requests need at least."""
 
 MORE: Mapping[str, tuple[float, str]] = {
-    "categorical_cross_entropy_labels": (2.0, "picks one element of every row"),
-    "nll_loss_labels": (2.0, "picks one element of every row"),
     "dropout_vec": (2.0, "float64: a Philox block is four elements, two accesses side by side"),
 }
 """By kernel: what it may touch instead, and why."""
 
-ACROSS = 1.25
-"""For kernels that have a vector variant: they take the rows that begin and end inside sectors."""
-
-FEW_REQUESTS = 8
+LANES = 32
+FEW_REQUESTS = 4
 """Of so few requests the ratio says nothing."""
 
 
@@ -85,11 +81,17 @@ def _excess(statistics: Statistics) -> float:
     return max(ratios, default=1.0)
 
 
-def allowed(module: str, kernel: str) -> float:
-    """The most sectors that a kernel may touch, in those that it needs."""
+def allowed(module: str, kernel: str, storage: str) -> float:
+    """The most sectors that a kernel may touch, in those that it needs.
+
+    A kernel that has a vector variant takes the rows that begin and end inside sectors: a warp's
+    neighbouring elements then reach into one sector more.
+    """
     if kernel in MORE:
         return MORE[kernel][0]
-    return ACROSS if f"{kernel}_vec" in sources.signatures(module) else EXCESS
+    if f"{kernel}_vec" in sources.signatures(module):
+        return 1 + SECTOR_BYTES / (LANES * sources.ITEMSIZES[storage])
+    return EXCESS
 
 
 def faults(
@@ -98,7 +100,7 @@ def faults(
     """Kernels of a module that waste sectors, or whose threads meet in a bank."""
     found = []
     for kernel, measured in measure(module, storage, chosen, find).items():
-        if measured.excess > allowed(module, kernel):
+        if measured.excess > allowed(module, kernel, storage):
             found.append(f"{kernel} touches {measured.excess:.2f} times the sectors it needs")
         if measured.conflicts:
             found.append(f"{kernel} loses {measured.conflicts} wavefronts to bank conflicts")

@@ -28,9 +28,6 @@ FEW_BLOCKS = 2
 BFLOAT16_EPS = 2.0**16
 """Unit roundoff of bfloat16, in those of float32."""
 
-ORACLE_ROUNDS = 2.0
-"""Factor of float64's bounds: there the reference is as far from the truth as a kernel may be."""
-
 DTYPES: Mapping[str, str] = {
     "float32": "float32",
     "float64": "float64",
@@ -312,9 +309,7 @@ def bound_of(sample: Sample, expected: Sequence[Array], at: int, dtype: np.dtype
     with np.errstate(all="ignore"):
         bounds = sample.op.error.bound(tuple(expected), inputs, params, floating)
     bound = np.broadcast_to(bounds[at], expected[at].shape)
-    if half:
-        return bound * BFLOAT16_EPS
-    return bound * ORACLE_ROUNDS if floating == np.float64 else bound
+    return bound * BFLOAT16_EPS if half else bound
 
 
 # --- products between launches --------------------------------------------------------------------

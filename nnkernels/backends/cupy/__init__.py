@@ -59,6 +59,7 @@ def on(cp: Any, index: int = 0, *, layers: str | None = None) -> Backend:
         bind,
         strict=True,
         strided=False,
+        flushes_subnormals=True,
         precisions=PRECISIONS,
         kernels_in=functools.partial(kernels_of, gpu),
         select=functools.partial(_select, cp),

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.backend import Backend
 from nnkernels.backends.cupy.gpu import Gpu
-from nnkernels.errors import DeviceMemoryError, DeviceMismatchError
+from nnkernels.errors import BackendError, DeviceMemoryError, DeviceMismatchError
 from nnkernels.spec import Array
 
 DLPACK_CUDA = 2
@@ -136,6 +137,17 @@ class CudaDevice:
         verdicts = self.gpu.layers.verdicts().items()
         layers = ", ".join(f"{name} {verdict}" for name, verdict in verdicts)
         return {**self.gpu.identity(), "layers": layers}
+
+
+def gpu_of(backend: Backend) -> Gpu:
+    """The GPU of a CuPy backend.
+
+    Raises:
+        BackendError: its device is no CUDA device.
+    """
+    if not isinstance(backend.device, CudaDevice):
+        raise BackendError(f"backend {backend.name} is on {backend.device.name}, not on a GPU")
+    return backend.device.gpu
 
 
 def _place(array: Any) -> tuple[int | None, int | None]:

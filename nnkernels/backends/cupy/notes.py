@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from nnkernels.backend import Backend, Notes
+from nnkernels.backends.cupy.device import gpu_of
 from nnkernels.program import Program
 
 
 def notes(backend: Backend, target: Any) -> Notes:
     """The state of the layers; for a Program also its launches, in order."""
-    gpu: Any = backend.device
-    verdicts = gpu.gpu.layers.verdicts()
+    verdicts = gpu_of(backend).layers.verdicts()
     table = (("layer", "state", "why"), *((n, v.state, v.reason) for n, v in verdicts.items()))
     if not isinstance(target, Program):
         return Notes(table=table)

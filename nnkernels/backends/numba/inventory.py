@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nnkernels.backend import Backend
-from nnkernels.backends.numba.compiling import library
+from nnkernels.backends.numba.compiling import linking
 from nnkernels.backends.numba.compiling.declare import CompiledKernel
-from nnkernels.backends.numba.compiling.library import Entry
+from nnkernels.backends.numba.compiling.linking import Entry
 from nnkernels.backends.numba.epochs import crew, walker
 from nnkernels.backends.numba.kernels.linear import PRODUCTS, transposition
 from nnkernels.backends.numba.notes import tasks_by_instruction
@@ -22,7 +22,7 @@ def general(dtype: str) -> Iterator[Entry]:
     """What compiled epochs of any Program need: their loop, and products of every size."""
     for threads in (1, 2):
         yield from crew.entries(threads)
-    yield library.plain_entry(walker.walk_timed, 3)
+    yield linking.plain_entry(walker.walk_timed, 3)
     for code in PRODUCTS:
         if code == "blas" or (has_tiles() and code != "bf16"):  # that is for who asks for it
             yield product_step(code, 1, 1, 1, dtype).entry

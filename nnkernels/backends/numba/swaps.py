@@ -28,7 +28,7 @@ from nnkernels import signature as sig
 from nnkernels.backend import Kernel, function_name
 from nnkernels.backends.numba.compiling import record
 from nnkernels.backends.numba.compiling.declare import Access, Call, CompiledKernel, Part, Step
-from nnkernels.backends.numba.compiling.library import live_entry, pointer_entry
+from nnkernels.backends.numba.compiling.linking import live_entry, pointer_entry
 from nnkernels.backends.numba.compiling.record import Field, Layout
 from nnkernels.errors import InputError
 from nnkernels.spec import Op

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from nnkernels.backend import KernelTable
+from nnkernels.catalog.updates import bias_correction
 from nnkernels.spec import Array
 
 kernels = KernelTable()
@@ -166,8 +167,8 @@ def adamw(
 
 def _corrected(lr: float, step: int, beta1: float, beta2: float, eps: float) -> tuple[float, float]:
     """Rate and eps that hold both bias corrections: ``m / (sqrt(v) + eps)`` needs no others."""
-    root = math.sqrt(1 - beta2**step)
-    return lr * root / (1 - beta1**step), eps * root
+    root = math.sqrt(bias_correction(beta2, step))
+    return lr * root / bias_correction(beta1, step), eps * root
 
 
 def _adam_block(

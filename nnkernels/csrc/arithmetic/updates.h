@@ -16,12 +16,9 @@ struct Average {
   NNK_FN A moved(A average, A value) const { return nnk::fma(keep, average, rest * value); }
 };
 
-// 1 - keep^step from the logarithm of keep: the weight of all that an average from 0 has seen. In
-// double it cancels as the reference does, which all backends are compared with.
-NNK_FN A weight_seen(A log_keep, A step) {
-  const A exponent = log_keep * step;
-  return sizeof(A) == sizeof(double) ? A(1) - nnk::exp(exponent) : -nnk::expm1(exponent);
-}
+// 1 - keep^step from the logarithm of keep, without cancelling: the weight of all that an average from
+// 0 has seen.
+NNK_FN A weight_seen(A log_keep, A step) { return -nnk::expm1(log_keep * step); }
 
 struct Sgd {
   A rate, decay;

@@ -117,10 +117,10 @@ NNK_FN void batch_norm_inference(const T* __restrict__ x, const T* __restrict__ 
                                  unsigned rows, unsigned columns, Tile tile) {
   const unsigned packs = columns / WIDTH;
   tile.each_column(packs, [=](unsigned c) {
-    Pack<WIDTH> slope = load_pack<WIDTH>(running_var, c);
+    const Pack<WIDTH> variance = load_pack<WIDTH>(running_var, c);
+    Pack<WIDTH> slope = load_pack<WIDTH>(gamma, c);
 #pragma unroll
-    for (unsigned k = 0; k < WIDTH; ++k)
-      slope[k] = load(gamma[c * WIDTH + k]) * inverse_deviation(slope[k], eps);
+    for (unsigned k = 0; k < WIDTH; ++k) slope[k] *= inverse_deviation(variance[k], eps);
     const Pack<WIDTH> middle = load_pack<WIDTH>(running_mean, c);
     const Pack<WIDTH> shift = load_pack<WIDTH>(beta, c);
     tile.each_row(rows, [=](unsigned row) {

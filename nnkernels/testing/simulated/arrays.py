@@ -97,7 +97,7 @@ class ndarray:
     layout: Layout
     base: Any
     __array_ufunc__ = None
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # compared by content, as in CuPy
 
     def __init__(self, shape: Any, dtype: Any = float, *, order: str = "C") -> None:
         self._make(shape, dtype, order, zeroed=False)

@@ -34,7 +34,7 @@ class Device:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Device) and other.id == self.id
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # compared by content, as in CuPy
 
     def __repr__(self) -> str:
         return f"<CUDA Device {self.id}>"
@@ -220,7 +220,7 @@ class Stream:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stream) and other.ptr == self.ptr
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # compared by content, as in CuPy
 
     def __enter__(self) -> Self:
         pointers = self.machine.current_pointers()

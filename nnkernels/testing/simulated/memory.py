@@ -194,8 +194,8 @@ class _PinnedMemoryPointer:
     @property
     def ptr(self) -> int:
         """Its address."""
-        return ctypes.addressof(self)  # type: ignore[arg-type]
+        return ctypes.addressof(self)  # type: ignore[arg-type]  # mixed into ctypes arrays
 
     def size(self) -> int:
         """Bytes."""
-        return len(self)  # type: ignore[arg-type]
+        return len(self)  # type: ignore[arg-type]  # mixed into ctypes arrays

@@ -198,7 +198,7 @@ class SimulatedCupy:
             return a if dtype is None else a.astype(dtype, copy=False)
         if hasattr(a, "__cuda_array_interface__"):
             return self._over_interface(a)
-        host = np.asarray(a, dtype, order=order or "C")  # type: ignore[call-overload]
+        host = np.asarray(a, dtype, order=order or "C")  # type: ignore[call-overload]  # any text
         array = self.empty(host.shape, host.dtype)
         array.set(np.asarray(host, order="C"))
         return array

@@ -17,13 +17,13 @@ RELU = """
 import warnings
 import numpy as np
 import nnkernels as nk
-from nnkernels.backends.numba.compiling import library
+from nnkernels.backends.numba.compiling import linking
 
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     x = np.linspace(-2, 2, 1001, dtype=np.float32)
     right = bool((nk.get_backend("numba").relu(x) == np.maximum(x, 0)).all())
-compiled = sum(e.seconds > 0 for e in library._entries.values())
+compiled = sum(e.seconds > 0 for e in linking._entries.values())
 print(right, compiled, len(caught), *(str(w.message).split(":")[0] for w in caught))
 """
 

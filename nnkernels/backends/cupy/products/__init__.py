@@ -65,7 +65,7 @@ def prepare_lt(
     with gpu.current():
         with _lock:
             if gpu not in _sessions:
-                _sessions[gpu] = Session(lt.library_of(gpu.cp))
+                _sessions[gpu] = Session(lt.cublaslt_of(gpu.cp))
             session = _sessions[gpu]
         return lt.prepare(gpu, session, product, precision, workspace)
 

@@ -21,7 +21,7 @@ from nnkernels.backends.cupy.products.session import (
 from nnkernels.errors import BackendError
 
 
-def library_of(cp: Any) -> cublaslt.Library:
+def cublaslt_of(cp: Any) -> cublaslt.Library:
     """cublasLt: the namespace's own, which the simulated one has, else the installed one.
 
     Raises:

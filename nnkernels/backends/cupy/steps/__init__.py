@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nnkernels.backend import Backend
+from nnkernels.backends.cupy.device import gpu_of
 from nnkernels.backends.cupy.launching import Product
 from nnkernels.backends.cupy.steps.executor import StepExecutable
 from nnkernels.backends.cupy.steps.lowering import Item, lower
@@ -34,7 +35,7 @@ def bind(backend: Backend, program: Program, state: State) -> Any:
 
 
 def _plan(program: Program, backend: Backend, epilogues: bool | None = None) -> Plan:
-    gpu = backend.device.gpu  # type: ignore[attr-defined]
+    gpu = gpu_of(backend)
     return make_plan(
         program, backend, epilogues=gpu.layers.on("lt") if epilogues is None else epilogues
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from nnkernels.backend import Backend
-from nnkernels.backends.cupy.gpu import Gpu
+from nnkernels.backends.cupy.device import gpu_of
 from nnkernels.backends.cupy.products import WORKSPACE_BYTES
 from nnkernels.backends.cupy.steps.counters import Counters
 from nnkernels.backends.cupy.steps.graph import capture
@@ -51,7 +51,7 @@ class StepExecutable:
 
     def __init__(self, backend: Backend, program: Program, plan: Plan, state: State) -> None:
         self.backend, self.program, self.state = backend, program, state
-        self._gpu: Gpu = backend.device.gpu  # type: ignore[attr-defined]
+        self._gpu = gpu_of(backend)
         self._plan = plan
         headed = any(isinstance(group, Head) for group in plan.groups)
         self.same_bits = not (headed or plan.epilogues)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.backend import Device
+from nnkernels.backends.cupy.device import CudaDevice
 from nnkernels.spec import Array
 
 
@@ -51,13 +51,13 @@ class HostRows:
 
     def __init__(
         self,
-        device: Device,
+        device: CudaDevice,
         sources: Mapping[str, Array],
         targets: Mapping[str, Any],
         order: Array | None,
     ) -> None:
         self._sources, self._targets, self._order = dict(sources), dict(targets), order
-        self._stream = device.gpu.cp.cuda.Stream(non_blocking=True)  # type: ignore[attr-defined]
+        self._stream = device.gpu.cp.cuda.Stream(non_blocking=True)
         self._buffers = [_Buffer(device, targets) for _ in range(2)]
         self._rows = min(len(array) for array in self._targets.values())
         self._length = min(map(len, sources.values())) if order is None else len(order)

@@ -92,7 +92,7 @@ class Group:
 
     def launch(self, queue: Queue, arrays: Arrays) -> None:
         """Queue what it does."""
-        raise NotImplementedError
+        raise NotImplementedError  # every group has its own
 
 
 def arguments_of(text: str, dims: sig.Dims, dtype: str) -> tuple[Scratch, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from nnkernels.backend import Backend
 from nnkernels.backends._host import HostDevice
+from nnkernels.backends.cupy.device import CudaDevice
 from nnkernels.backends.cupy.steps.feeding import HostRows
 from nnkernels.backends.cupy.steps.groups import Gather, Group
 from nnkernels.backends.cupy.steps.memory import Memory
@@ -84,7 +85,9 @@ class Inputs:
         targets = {name: memory.slot(target) for name, target in names.items()}
         order = group.order if isinstance(group, Gather) else None
         rows = None if order is None else self._values(slots[order].name)
-        return HostRows(self._backend.device, sources, targets, rows)
+        device = self._backend.device
+        assert isinstance(device, CudaDevice)  # there are no others that a list is made for
+        return HostRows(device, sources, targets, rows)
 
     def _values(self, name: str) -> Array:
         """A fed array in host memory."""

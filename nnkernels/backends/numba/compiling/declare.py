@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from nnkernels import signature as sig
 from nnkernels.backend import Kernel, KernelTable, Precision
 from nnkernels.backends.numba.compiling import record
-from nnkernels.backends.numba.compiling.library import Entry, kernel_entry
+from nnkernels.backends.numba.compiling.linking import Entry, kernel_entry
 from nnkernels.program.builder import result_specs
 from nnkernels.spec import Array, Op, get_op
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nnkernels.backends.numba.compiling import library
-from nnkernels.backends.numba.compiling.library import Entry
+from nnkernels.backends.numba.compiling import linking
+from nnkernels.backends.numba.compiling.linking import Entry
 from nnkernels.backends.numba.epochs import team, walker
 from nnkernels.backends.numba.epochs.memory import Private, Shared
 from nnkernels.backends.numba.epochs.plan import Plan
@@ -48,9 +48,9 @@ class Member(NamedTuple):
 def entries(threads: int) -> list[Entry]:
     """The compiled code that a crew needs besides the kernels."""
     if threads == 1:
-        return [library.plain_entry(walker.walk, 7)]
+        return [linking.plain_entry(walker.walk, 7)]
     return [
-        library.plain_entry(function, count)
+        linking.plain_entry(function, count)
         for function, count in (
             (team.lead, 8),
             (team.serve, 1),

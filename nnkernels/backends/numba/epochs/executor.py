@@ -17,7 +17,7 @@ from typing import Any
 
 from nnkernels.backend import Backend
 from nnkernels.backends._blas import BlasExecutable, blas_threads
-from nnkernels.backends.numba.compiling import library
+from nnkernels.backends.numba.compiling import linking
 from nnkernels.backends.numba.epochs import walker
 from nnkernels.backends.numba.epochs.crew import Crew, Job, entries
 from nnkernels.backends.numba.epochs.memory import Shared
@@ -64,7 +64,7 @@ class EpochExecutable:
         self._windows: int | None = None  # the last row at which a step finds its rows
         self._advance = sum(i.params["rows"] for i in program.instructions if i.op == "advance")
         counts = {1, self.threads}
-        library.load([*plan.entries, *(entry for n in counts for entry in entries(n))])
+        linking.load([*plan.entries, *(entry for n in counts for entry in entries(n))])
         touched = [r for task in plan.tasks for r in task.regions.values()]
         common = {r.memory for r in touched if not r.private}
         self._slots = [
@@ -178,7 +178,7 @@ class EpochExecutable:
 
         The State changes as in :meth:`run`.
         """
-        entry = library.plain_entry(walker.walk_timed, 3)
+        entry = linking.plain_entry(walker.walk_timed, 3)
         crew = self._crew(1)
         table, private = crew.members[0].table, crew.members[0].private
         for _, clock in table.clocks:

@@ -17,7 +17,7 @@ from nnkernels.backends.numba.compiling.declare import (
     Phase,
     Step,
 )
-from nnkernels.backends.numba.compiling.library import kernel_entry
+from nnkernels.backends.numba.compiling.linking import kernel_entry
 from nnkernels.backends.numba.compiling.record import Field, Layout
 from nnkernels.backends.numba.kernels import activations
 from nnkernels.backends.numba.products import choice

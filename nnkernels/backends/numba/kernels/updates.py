@@ -7,6 +7,8 @@ multiply-add, which waits for memory anyway.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from nnkernels.backends.numba.compiling.declare import Family
@@ -86,6 +88,12 @@ def rmsprop(
 
 
 @inlined
+def bias_correction(beta: float, step: int) -> float:
+    """``1 - beta^step`` without cancelling."""
+    return -math.expm1(step * math.log(beta)) if beta != 0.0 else 1.0
+
+
+@inlined
 def adam_elements(
     param: Array,
     grad: Array,
@@ -104,8 +112,8 @@ def adam_elements(
     beta1^step) / (sqrt(v) + eps r)``: the rate and eps hold both corrections.
     """
     kind = param.dtype.type
-    root = np.sqrt(1 - betas[1] ** np.float64(step))
-    rate = kind(lr * root / (1 - betas[0] ** np.float64(step)))
+    root = np.sqrt(bias_correction(betas[1], step))
+    rate = kind(lr * root / bias_correction(betas[0], step))
     small, fall, factor = kind(eps * root), kind(decay), kind(shrink)
     keep1, take1 = kind(betas[0]), kind(1 - betas[0])
     keep2, take2 = kind(betas[1]), kind(1 - betas[1])

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nnkernels.backends._blas import blas_threads
-from nnkernels.backends.numba.compiling import library
+from nnkernels.backends.numba.compiling import linking
 from nnkernels.backends.numba.compiling.declare import Call, Step
 from nnkernels.backends.numba.kernels.linear import Product, transposition
 from nnkernels.backends.numba.products import choice
@@ -170,7 +170,7 @@ class Products:
         if code == "own":
             copy = transposition({"rows": k, "columns": n}, dtype)
             self.steps["copy"] = copy.renamed({"a": "b", "out": "turned"})
-        library.load([step.entry for step in self.steps.values()])
+        linking.load([step.entry for step in self.steps.values()])
         addresses = {name: array.ctypes.data for name, array in self.arrays.items()}
         self._records = {
             name: np.array(step.fill(addresses), np.int64) for name, step in self.steps.items()

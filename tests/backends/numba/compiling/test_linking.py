@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import nnkernels.backends.numba
-from nnkernels.backends.numba.compiling import compiler, library, object_cache
+from nnkernels.backends.numba.compiling import compiler, linking, object_cache
 from nnkernels.backends.numba.compiling.object_cache import CacheWarning, ObjectCache, source_key
 from nnkernels.spec import get_op
 
@@ -53,16 +53,16 @@ def own_cache(tmp_path, monkeypatch):
         return original(symbol, *args)
 
     monkeypatch.setattr(compiler, "compile_entry", counting)
-    monkeypatch.setattr(library, "cache", lambda: cache)
-    monkeypatch.setattr(library, "_entries", {})
+    monkeypatch.setattr(linking, "cache", lambda: cache)
+    monkeypatch.setattr(linking, "_entries", {})
     # Every entry has a linker of its own, which refuses a name that it knows.
-    monkeypatch.setattr(library, "_linker", library._linker.__wrapped__)
+    monkeypatch.setattr(linking, "_linker", linking._linker.__wrapped__)
     return cache, compiled
 
 
 def fresh(entry):
     """The same code as another entry, as in another process."""
-    return library.Entry(entry.name, entry.link, entry.arguments)
+    return linking.Entry(entry.name, entry.link, entry.arguments)
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -73,7 +73,7 @@ def test_200_flipped_bits_give_200_working_kernels(seed, numba, own_cache, input
     entries = [
         e for n, k in kernels.items() for e in entries_of(k, inputs[n], get_op(n).full_params({}))
     ]
-    assert library.load(entries) > 0
+    assert linking.load(entries) > 0
     codes = {e.name: cache.load(e.name) for e in entries}
     assert len(compiled) == len(codes) > len(kernels)
     compiled.clear()
@@ -109,7 +109,7 @@ def test_200_flipped_bits_give_200_working_kernels(seed, numba, own_cache, input
 
 def test_what_is_cached_is_linked_without_the_compiler(numba, own_cache, inputs, monkeypatch):
     (entry,) = entries_of(numba.kernels["relu"].function, inputs["relu"], {})
-    assert library.load([entry]) > 0
+    assert linking.load([entry]) > 0
 
     def refuse(*args):
         raise AssertionError("compiled although it is in the cache")
@@ -131,7 +131,7 @@ def test_threads_link_an_entry_once(own_cache):
         links.append(entry)
         return 77
 
-    entry = library.Entry("nothing", link)
+    entry = linking.Entry("nothing", link)
 
     def ask(_):
         start.wait(60)
@@ -146,11 +146,11 @@ def test_threads_link_an_entry_once(own_cache):
 def test_an_edited_source_has_another_folder(name, tmp_path):
     copy = tmp_path / "numba"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    before = source_key(copy, *library._facts())
-    assert before == source_key(PACKAGE, *library._facts())
+    before = source_key(copy, *linking._facts())
+    assert before == source_key(PACKAGE, *linking._facts())
     with (copy / name).open("a") as file:
         file.write("# edited\n")
-    after = source_key(copy, *library._facts())
+    after = source_key(copy, *linking._facts())
     assert after != before
     folders = {ObjectCache(tmp_path / "nnkernels", key).folder for key in (before, after)}
     assert len(folders) == 2
@@ -158,6 +158,6 @@ def test_an_edited_source_has_another_folder(name, tmp_path):
 
 def test_progress_is_told_from_none_to_all(own_cache):
     told = []
-    entries = [library.Entry(f"e{n}", lambda entry: 1) for n in range(3)]
-    assert library.load([*entries, entries[0]], lambda *at: told.append(at)) == 0
+    entries = [linking.Entry(f"e{n}", lambda entry: 1) for n in range(3)]
+    assert linking.load([*entries, entries[0]], lambda *at: told.append(at)) == 0
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
