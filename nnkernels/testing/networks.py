@@ -258,13 +258,17 @@ def _against_interpreter(network: Network, backend: Backend) -> None:
     got, executable = run_network(network, backend, STEPS)
     want, interpreter = run_network(network, backend, STEPS, Interpreter)
     ran = getattr(executable, "program", None)
-    alike = ran is not None and ran.instructions == interpreter.program.instructions
-    if alike and getattr(executable, "same_bits", True):
+    if ran is None or ran.instructions != interpreter.program.instructions:
+        _require_near(network, got, want)
+    elif getattr(executable, "same_bits", True):
         for name, values in want.items():
             same = got[name].tobytes() == values.tobytes()
             require(same, f"buffer {name!r} differs in bits from the interpreter's")
-    else:
+    elif network.program.dtype == "float64":
         _require_near(network, got, want)
+    else:  # the gradient of a bias before batch norm is rounding noise, which Adam turns into steps
+        got, want = (run_network(network, backend, 1, b)[0] for b in (None, Interpreter))
+        _require_near(network, _named(network, got), _named(network, want))
 
 
 def _against_oracle(network: Network, backend: Backend) -> None:
