@@ -27,7 +27,7 @@ BACKEND = Path(nnkernels.backends.cupy.__file__).parent
 WHEELS = ("cupy-cuda12x", "cupy-cuda13x")
 
 OURS = {
-    "": {"log", "statistics", "cublaslt", "machine", "plant", "heal"},
+    "": {"log", "statistics", "cublaslt", "cubins", "machine", "plant", "heal"},
     "ndarray": {"machine", "layout", "over", "zeroed"},
     "RawModule": {"machine", "store"},
     "cuda.Device": {"machine", "of"},

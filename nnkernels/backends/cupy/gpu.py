@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from nnkernels.backends.cupy import products, sources
+from nnkernels.backends.cupy.compiling.code_cache import CodeCache
 from nnkernels.backends.cupy.compiling.loader import CubinLoader, PlainLoader
 from nnkernels.backends.cupy.launching import (
     Launch,
@@ -69,7 +70,8 @@ class Gpu:
 
     @functools.cached_property
     def _cubins(self) -> CubinLoader:
-        return CubinLoader(self.cp, self.index)
+        folder = getattr(self.cp, "cubins", None)  # the simulated devices' own
+        return CubinLoader(self.cp, self.index, CodeCache(folder))
 
     def function(self, module: str, storage: str, kernel: str) -> Callable[..., None]:
         """The compiled kernel: our own compilation where that layer is on, else CuPy's."""

@@ -146,6 +146,8 @@ class SimulatedCupy:
         log: what the devices were asked to do.
         statistics: of the kernels that ran, by name, if they are counted.
         cublaslt: the library that computes products.
+        cubins: folder of what is compiled for these devices: machine code from elsewhere is refused,
+            for its PTX is not known.
         machine: the devices themselves.
         plant: ``plant(failure, after=0)`` lets one of
             :data:`~nnkernels.testing.simulated.planted.FAILURES` happen.
@@ -167,7 +169,9 @@ class SimulatedCupy:
         folder: Path | None = None,
     ) -> None:
         machine = Machine(devices, sm, memory_bytes, order, noise, counted=counted)
-        store = PtxStore(folder or _default_folder(), ptx_arch)
+        folder = folder or _default_folder()
+        store = PtxStore(folder, ptx_arch)
+        self.cubins = folder / "cubins"
         self.machine = machine
         self.log: Log = machine.log
         self.statistics: dict[str, ptx.Statistics] = machine.statistics

@@ -137,3 +137,20 @@ def test_no_room_is_said_with_what_is_free(needs_nvrtc):
     small = simulated.backend(memory_bytes=1 << 20)
     with pytest.raises(DeviceMemoryError, match=r"no room for an array of shape \(1000, 1000\)"):
         small.asarray(np.zeros((1000, 1000), np.float32))
+
+
+def test_code_that_was_built_ahead_for_real_devices_is_no_concern_of_simulated_ones(
+    cp, tmp_path, monkeypatch
+):
+    from cupy.cuda import nvrtc
+
+    from nnkernels.backends.cupy import on
+    from nnkernels.backends.cupy.compiling import compiler, loader
+    from nnkernels.backends.cupy.compiling.code_cache import CodeCache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    loader.build(nvrtc, CodeCache(), "activations", "float32", compiler.target_for(nvrtc, 90))
+    backend = on(cp, layers="plain,cubin")
+    y = backend.relu(backend.asarray(X))
+    assert np.array_equal(backend.to_numpy(y), np.maximum(X, 0))
+    assert backend.device.gpu.layers.on("cubin")
