@@ -146,8 +146,8 @@ class SimulatedCupy:
         log: what the devices were asked to do.
         statistics: of the kernels that ran, by name, if they are counted.
         cublaslt: the library that computes products.
-        cubins: folder of what is compiled for these devices: machine code from elsewhere is refused,
-            for its PTX is not known.
+        cubins: folder of what is compiled for these devices: machine code from elsewhere is
+            refused, for its PTX is not known.
         machine: the devices themselves.
         plant: ``plant(failure, after=0)`` lets one of
             :data:`~nnkernels.testing.simulated.planted.FAILURES` happen.
