@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,8 @@ import msgspec
 from nnkernels.errors import ResultError
 from nnkernels.files import as_path, write_atomically
 
-SCHEMA = "nnkernels.bench/1"
+FAMILY, VERSION = "nnkernels.bench", 1
+SCHEMA = f"{FAMILY}/{VERSION}"
 MAX_BYTES = 1 << 30
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -45,6 +47,18 @@ class Blas(_Record, frozen=True):
     layer: str | None
 
 
+class Gpu(_Record, frozen=True):
+    """A GPU; ``uuid_hash`` tells two of the same kind apart without naming them."""
+
+    name: str
+    uuid_hash: str | None
+    cc: str
+    mem_bytes: int
+    driver: str | None
+    l2_bytes: int | None
+    ecc: bool | None
+
+
 class Identity(_Record, frozen=True):
     """What makes two measurements comparable."""
 
@@ -61,6 +75,7 @@ class Identity(_Record, frozen=True):
     cupy: str | None
     os: str
     virt: str | None
+    gpus: list[Gpu] = []
 
 
 class Volatile(_Record, frozen=True):
@@ -83,11 +98,11 @@ class Machine(_Record, frozen=True):
 
 
 class Settings(_Record, frozen=True):
-    """How it was measured; ``threads`` null is the libraries' own number."""
+    """How it was measured; ``threads`` null: a row says the number of its own."""
 
     threads: int | None
     affinity: list[int] | None
-    cache: Literal["warm"]
+    cache: Literal["warm", "cold"]
     gc: Literal["off"]
     sample_target_s: float
     ci: float
@@ -135,7 +150,7 @@ class CostRecord(_Record, frozen=True):
 
 
 class Rates(_Record, frozen=True):
-    """Cost over the median time."""
+    """Cost over the median time; ``pct_peak`` is a fraction of the measured ceiling ``bound``."""
 
     flop_s: float | None
     byte_s: float | None
@@ -177,13 +192,124 @@ class Result(_Record, frozen=True):
     energy: Energy
     status: Literal["ok", "skipped", "failed", "incorrect"]
     reason: str | None
+    size: str | None = None
+    threads: int | None = None
+
+
+class Ceiling(_Record, frozen=True):
+    """A measured limit of this machine, in the process settings of the workloads it limits.
+
+    ``what``: ``gemm_flops``, ``fma_flops``, ``copy_bw``, ``triad_bw``, ``h2d_bw``, ``d2h_bw``, ...
+    ``level`` is the memory that the arrays fit in (``L1``, ``L2``, ``L3``, ``memory``).
+    """
+
+    device: str
+    dtype: str | None
+    threads: int | None
+    what: str
+    value: float
+    unit: Literal["FLOP/s", "B/s"]
+    method: str
+    level: str | None = None
+    array_bytes: int | None = None
+    convention: str | None = None
+
+
+class Side(_Record, frozen=True):
+    """One side of a comparison: what was asked for, and what its workers say they are."""
+
+    label: str
+    code: Code
+    versions: dict[str, str | None]
+
+
+class Comparison(_Record, frozen=True):
+    """One workload on both sides of an A/B run.
+
+    ``restarts`` holds, for each restart, the median over its pairs of ln(t_b / t_a); ``ratio`` is
+    t_b / t_a with a confidence interval from them. ``min_detectable`` is the smallest slowdown
+    that this run would have seen with 95 % probability, as a fraction. ``verdict`` is null where
+    nothing was compared: ``status`` and ``reason`` say why.
+    """
+
+    workload: str
+    size: str
+    dtype: str
+    backend: str
+    a: str
+    b: str
+    status: Literal["ok", "new", "gone", "failed", "incorrect"]
+    reason: str | None
+    a_s: float | None
+    b_s: float | None
+    ratio: float | None
+    ci_low: float | None
+    ci_high: float | None
+    restarts: list[float]
+    pairs: int
+    contended: int
+    stage: Literal["screen", "confirm"]
+    p: float | None
+    p_holm: float | None
+    margin: float
+    verdict: Literal["slower", "faster", "same", "unsure"] | None
+    min_detectable: float | None
+    more_restarts: int | None
+
+
+class CrossoverPoint(_Record, frozen=True):
+    """Both candidates at one size: seconds a call, and t_b / t_a with its interval."""
+
+    size: int
+    items: int
+    a_s: float
+    b_s: float
+    ratio: float
+    ci: tuple[float, float]
+
+
+class Crossover(_Record, frozen=True):
+    """From which size of ``sweep`` candidate ``b`` is faster than ``a``, in one scenario."""
+
+    workload: str
+    dtype: str
+    a: str
+    b: str
+    sweep: str
+    scenario: Literal["resident", "transfers"]
+    points: list[CrossoverPoint]
+    verdict: Literal["found", "always", "never", "unclear"]
+    size: float | None
+    interval: tuple[float, float] | None
+    reason: str | None
+
+
+class Power(_Record, frozen=True):
+    """How often an injected slowdown (a fraction; 0: none) was called what."""
+
+    inject: float
+    method: Literal["live", "resampled"]
+    comparisons: int
+    slower: int
+    faster: int
+    unsure: int
+
+
+class CalibrationRow(_Record, frozen=True):
+    """What the gate can see on one workload; ``spread`` is the deviation of a restart's d."""
+
+    workload: str
+    backend: str
+    spread: float
+    power: list[Power]
+    restarts: int | None
 
 
 class Run(_Record, frozen=True):
-    """One run of ``nnkernels bench``; ``complete`` is false when it was interrupted."""
+    """One run of a measuring command; ``complete`` is false when it was interrupted."""
 
     schema: Literal["nnkernels.bench/1"]
-    kind: Literal["bench"]
+    kind: Literal["bench", "ab", "crossover", "roofline", "calibrate", "peers"]
     id: str
     created: str
     argv: list[str]
@@ -194,6 +320,12 @@ class Run(_Record, frozen=True):
     machine: Machine
     settings: Settings
     results: list[Result]
+    ceilings: list[Ceiling] = []
+    sides: list[Side] = []
+    comparisons: list[Comparison] = []
+    crossovers: list[Crossover] = []
+    calibration: list[CalibrationRow] = []
+    warnings: list[str] = []
 
 
 def new_id() -> str:
@@ -242,9 +374,36 @@ def read(path: str | os.PathLike[str]) -> Run:
 
 def _decode(path: Path, data: bytes) -> Run:
     try:
-        return msgspec.json.decode(data, type=Run)
+        return msgspec.convert(_upgraded(path, msgspec.json.decode(data)), Run)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ResultError(
             f"{str(path)!r} is not a result of schema {SCHEMA}: {error}; measure again with this "
             "version of nnkernels"
         ) from error
+
+
+def _upgraded(path: Path, document: Any) -> Any:
+    """``document`` in the current version of the schema."""
+    name = document.get("schema") if isinstance(document, dict) else None
+    family, _, number = name.rpartition("/") if isinstance(name, str) else ("", "", "")
+    if family != FAMILY or not number.isdecimal():
+        return document
+    version = int(number)
+    if version > VERSION:
+        raise ResultError(
+            f"{str(path)!r} has the schema {name}, which is newer than {SCHEMA}: read it with the "
+            "version of nnkernels that wrote it, or a later one"
+        )
+    for step in range(version, VERSION):
+        document = UPGRADES[step](document)
+    return document
+
+
+def _from_0(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 0 knew only ``bench`` with warm caches, and did not say so."""
+    settings = {"cache": "warm", "gc": "off", **document.get("settings", {})}
+    return {**document, "schema": f"{FAMILY}/1", "kind": "bench", "settings": settings}
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {0: _from_0}
+"""From each earlier version to the next."""

@@ -16,7 +16,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,6 +86,24 @@ class Sample(msgspec.Struct):
 R = TypeVar("R", bound=msgspec.Struct)
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where and with what a worker runs.
+
+    Attributes:
+        python: the interpreter; None is this process's.
+        path: its ``sys.path``, where the nnkernels that it drives is found first; None is this
+            process's own.
+        environment: variables set beside this process's own.
+        cpus: the only CPUs that it may use; None leaves the system's choice.
+    """
+
+    python: str | None = None
+    path: Sequence[str] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cpus: Collection[int] | None = None
+
+
 class Worker:
     """A process that has been started, and must be closed.
 
@@ -92,20 +111,23 @@ class Worker:
         WorkerLostError: it cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
+        chosen = settings or Settings()
         request_end, self._requests = os.pipe()
         self._replies, reply_end = os.pipe()
         life_end, self._life = os.pipe()
         theirs = (request_end, reply_end, life_end)
-        path = json.dumps([str(entry) for entry in sys.path])
+        entries = sys.path if chosen.path is None else chosen.path
+        path = json.dumps([str(entry) for entry in entries])
         self._buffer = bytearray()
         self._open = [self._requests, self._replies, self._life]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, str(BOOT), *map(str, theirs), path],
+                [chosen.python or sys.executable, str(BOOT), *map(str, theirs), path],
                 pass_fds=theirs,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                env={**os.environ, **chosen.environment},
             )
         except OSError as error:
             self._close_pipes()
@@ -113,6 +135,8 @@ class Worker:
         finally:
             for end in theirs:
                 os.close(end)
+        if chosen.cpus is not None:
+            os.sched_setaffinity(self.pid, chosen.cpus)
 
     @property
     def pid(self) -> int:

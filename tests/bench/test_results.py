@@ -78,7 +78,7 @@ def changed(run: results.Run, **keys: object) -> bytes:
     "damage",
     [
         lambda run: changed(run, unknown=1),
-        lambda run: changed(run, schema="nnkernels.bench/2"),
+        lambda run: changed(run, schema="nnkernels.bunch/1"),
         lambda run: changed(run, results=[{}]),
         lambda run: changed(run, seed="one"),
         lambda run: results.encode(run)[:-20],
@@ -109,3 +109,18 @@ def test_results_name_no_folder(run: results.Run) -> None:
     text = results.encode(run).decode()
     assert str(Path.home()) not in text
     assert str(Path.cwd()) not in text
+
+
+def test_version_0_still_loads(run: results.Run, tmp_path: Path) -> None:
+    document = json.loads(results.encode(run))
+    document["schema"] = "nnkernels.bench/0"
+    del document["kind"], document["settings"]["cache"], document["settings"]["gc"]
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    assert results.read(tmp_path / "old.json") == run
+
+
+def test_a_newer_schema_is_told_apart_from_garbage(run: results.Run, tmp_path: Path) -> None:
+    document = json.loads(results.encode(run)) | {"schema": "nnkernels.bench/2"}
+    (tmp_path / "new.json").write_text(json.dumps(document))
+    with pytest.raises(ResultError, match=r"bench/2, which is newer than nnkernels\.bench/1"):
+        results.read(tmp_path / "new.json")

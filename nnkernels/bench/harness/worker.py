@@ -168,8 +168,15 @@ class Server:
         primed = {"loops": track.loops, "calls": track.prime_calls, "compile_s": track.compile_s}
         return primed, ()
 
-    def _sample(self, loops: int) -> Reply:
-        """Take one sample of ``loops`` calls; reply when no thread of this process works."""
-        seconds, contended = take(self._loaded, loops)
+    def _sample(self, loops: int, inject: float = 0.0) -> Reply:
+        """Take one sample of ``loops`` calls; reply when no thread of this process works.
+
+        With ``inject`` as many more calls, as a fraction, are made but not counted: a slowdown of
+        known size that is as noisy as the work itself. It is exact where ``loops * inject`` is
+        whole.
+        """
+        made = round(loops * (1 + inject))
+        seconds, contended = take(self._loaded, made)
+        seconds *= made / loops
         settle(self._threads)
         return {"seconds": seconds, "contended": contended}, ()
