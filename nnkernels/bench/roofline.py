@@ -1,0 +1,169 @@
+"""Where a measured time sits under the measured ceilings, and whether it is possible at all.
+
+The roofline model (Williams, Waterman and Patterson, 2009): a call of ``flop`` operations that
+moves ``bytes`` cannot end before ``flop / compute`` nor before ``bytes / bandwidth`` seconds; the
+later of the two is its bound. Both ceilings are measured (:mod:`nnkernels.bench.ceilings`), for the
+dtype, and with no more threads than the call had. The bandwidth is that of a working set as large
+as the call's traffic, so that what fits in a cache is compared with the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from msgspec.structs import replace
+
+from nnkernels.bench.results import Ceiling, Result
+
+COMPUTE = "compute"
+"""Name of the bound of arithmetic; those of traffic are the levels of memory."""
+
+TOLERANCE = 1.05
+"""A rate of more than so many times its ceiling is impossible."""
+
+REUSE = 3
+"""How many times a call's traffic may count a byte that it keeps in a cache.
+
+An optimizer's update reads and writes an array; a training step also reads its weights twice.
+"""
+
+COMPUTE_CEILINGS = ("gemm_flops", "fma_flops")
+BANDWIDTH_CEILINGS = ("read_bw", "copy_bw", "triad_bw")
+
+
+class CostLike(Protocol):
+    """Model cost of one call."""
+
+    @property
+    def flop(self) -> float:
+        """Additions and multiplications; transcendental functions are none."""
+
+    @property
+    def bytes(self) -> float:
+        """Compulsory traffic, read and written."""
+
+
+class Judgement(NamedTuple):
+    """What the ceilings say about a time.
+
+    Attributes:
+        pct_peak: the rate as a fraction of the ceiling that bounds the call; None without one.
+        bound: ``compute``, or the level of memory: ``L1``, ``L2``, ``L3``, ``memory``.
+        impossible: why the time cannot be true; None where it can.
+    """
+
+    pct_peak: float | None
+    bound: str | None
+    impossible: str | None
+
+
+def judge(
+    cost: CostLike,
+    seconds: float,
+    *,
+    dtype: str,
+    ceilings: Iterable[Ceiling],
+    threads: int | None = None,
+    device: str = "cpu",
+) -> Judgement:
+    """Compare ``seconds`` a call with the ceilings of ``device``.
+
+    Args:
+        cost: of the call.
+        seconds: measured, positive.
+        dtype: of the arithmetic: a dtype, or ``tf32``.
+        ceilings: measured ones, of any devices.
+        threads: of the call; None: as many as any ceiling was measured with.
+        device: that the call ran on.
+    """
+    usable = _with_threads([c for c in ceilings if c.device == device], threads)
+    compute = _best(c for c in usable if c.what in COMPUTE_CEILINGS and c.dtype == dtype)
+    streams = [c for c in usable if c.what in BANDWIDTH_CEILINGS]
+    memory = _level(streams, cost.bytes)
+    limits = [
+        (cost.flop / compute.value, COMPUTE) if compute else (0.0, COMPUTE),
+        (cost.bytes / memory.value, memory.level or "memory") if memory else (0.0, ""),
+    ]
+    least, bound = max(limits)
+    if not least:
+        return Judgement(None, None, None)
+    cached = _level(streams, cost.bytes / REUSE)
+    reasons = [
+        _impossible("FLOP/s", cost.flop / seconds, compute),
+        _impossible("B/s", cost.bytes / seconds, cached),
+    ]
+    return Judgement(least / seconds, bound, next((r for r in reasons if r), None))
+
+
+def judged(result: Result, ceilings: Sequence[Ceiling]) -> Result:
+    """``result`` with its fraction of the peak and its bound; failed where it is impossible.
+
+    A GPU's row is judged by its kernel time where there is one. Rows without times, or without
+    ceilings to compare with, are returned as they are.
+    """
+    times = result.times.kernel or result.times.call
+    if times is None or not ceilings:
+        return result
+    found = judge(
+        result.cost,
+        times.median,
+        dtype=result.dtype,
+        ceilings=ceilings,
+        threads=result.threads,
+        device=result.device or "cpu",
+    )
+    if found.impossible:
+        return replace(result, status="failed", reason=found.impossible)
+    rates = replace(result.rates, pct_peak=found.pct_peak, bound=found.bound)
+    return replace(result, rates=rates)
+
+
+def merged(*measured: Iterable[Ceiling]) -> list[Ceiling]:
+    """The best of each ceiling: what a machine reached once, it can reach."""
+    best: dict[tuple[object, ...], Ceiling] = {}
+    for ceiling in (c for found in measured for c in found):
+        key = (ceiling.device, ceiling.what, ceiling.dtype, ceiling.threads, ceiling.array_bytes)
+        if key not in best or ceiling.value > best[key].value:
+            best[key] = ceiling
+    return list(best.values())
+
+
+def _with_threads(ceilings: Sequence[Ceiling], threads: int | None) -> list[Ceiling]:
+    """Those with at most ``threads``; those with the fewest where all have more.
+
+    What fewer threads reach, more can reach too: on a busy machine they sometimes do not.
+    """
+    counted = [c.threads for c in ceilings if c.threads is not None]
+    if threads is None or not counted:
+        return list(ceilings)
+    most = max(threads, min(counted))
+    return [c for c in ceilings if c.threads is None or c.threads <= most]
+
+
+def _best(ceilings: Iterable[Ceiling]) -> Ceiling | None:
+    return max(ceilings, key=lambda c: c.value, default=None)
+
+
+def _level(ceilings: Sequence[Ceiling], nbytes: float) -> Ceiling | None:
+    """The bandwidth of the largest measured working set within ``nbytes``, with its level.
+
+    A smaller working set is never slower: the best of that and all larger ones counts.
+    """
+    sizes = sorted({c.array_bytes for c in ceilings if c.array_bytes})
+    if not sizes:
+        return _best(ceilings)
+    floor = max([size for size in sizes if size <= nbytes], default=sizes[0])
+    level = next(c.level for c in ceilings if c.array_bytes == floor)
+    best = _best(c for c in ceilings if (c.array_bytes or 0) >= floor)
+    return best and replace(best, level=level)
+
+
+def _impossible(unit: str, rate: float, ceiling: Ceiling | None) -> str | None:
+    if ceiling is None or rate <= TOLERANCE * ceiling.value:
+        return None
+    return (
+        f"impossible rate: {rate:.3g} {unit} is {rate / ceiling.value:.2f} times the measured "
+        f"ceiling of {ceiling.value:.3g} {unit} ({ceiling.what}, {ceiling.method}); missing sync, "
+        "cached result or wrong cost model"
+    )
