@@ -224,12 +224,13 @@ class Side(_Record, frozen=True):
 
 
 class Comparison(_Record, frozen=True):
-    """One workload on both sides of an A/B run.
+    """One workload on both sides of an A/B run, or (``unpaired``) in two saved files.
 
     ``restarts`` holds, for each restart, the median over its pairs of ln(t_b / t_a); ``ratio`` is
     t_b / t_a with a confidence interval from them. ``min_detectable`` is the smallest slowdown
     that this run would have seen with 95 % probability, as a fraction. ``verdict`` is null where
-    nothing was compared: ``status`` and ``reason`` say why.
+    nothing was compared: ``status`` and ``reason`` say why. Unpaired, ``restarts`` is empty and
+    ``pairs`` 0.
     """
 
     workload: str
@@ -248,7 +249,7 @@ class Comparison(_Record, frozen=True):
     restarts: list[float]
     pairs: int
     contended: int
-    stage: Literal["screen", "confirm"]
+    stage: Literal["screen", "confirm", "unpaired"]
     p: float | None
     p_holm: float | None
     margin: float
@@ -309,7 +310,7 @@ class Run(_Record, frozen=True):
     """One run of a measuring command; ``complete`` is false when it was interrupted."""
 
     schema: Literal["nnkernels.bench/1"]
-    kind: Literal["bench", "ab", "crossover", "roofline", "calibrate", "peers"]
+    kind: Literal["bench", "ab", "crossover", "roofline", "calibrate", "peers", "compare"]
     id: str
     created: str
     argv: list[str]

@@ -12,7 +12,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+from nnkernels.bench.text import counted, digits, duration, quantity
+
+__all__ = [
+    "Bar",
+    "counted",
+    "digits",
+    "duration",
+    "json_text",
+    "print_wrapped",
+    "quantity",
+    "stderr",
+    "stdout",
+    "table",
+]
 
 
 def stdout() -> Console:
@@ -52,11 +65,6 @@ def print_wrapped(line: str, indent: int = 2, style: str | None = None) -> None:
         replace_whitespace=False,
     )
     console.print("\n".join(rows), style=style, soft_wrap=True)
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 epoch``, ``2 epochs``."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 class Bar:
@@ -105,26 +113,3 @@ def json_text(value: Any) -> str:
     import msgspec
 
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-
-
-def duration(seconds: float) -> str:
-    """Three digits with a unit: ``88.1 us``."""
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= factor:
-            return f"{digits(seconds / factor)} {unit}"
-    return f"{digits(seconds / 1e-9)} ns"
-
-
-def quantity(value: float, unit: str) -> str:
-    """Three digits with a prefix: ``363 ksamples/s``."""
-    for factor, prefix in _PREFIXES:
-        if value >= factor:
-            return f"{digits(value / factor)} {prefix}{unit}"
-    return f"{digits(value)} {unit}"
-
-
-def digits(value: float) -> str:
-    """Three significant digits, never in exponential form."""
-    if value >= 99.95:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -187,7 +187,7 @@ class Report:
 
     def conclude(self, record: Run) -> None:
         """Remarks and the answer in plain words."""
-        from nnkernels.bench import machine
+        from nnkernels.bench import conclusions, machine
 
         for warning in machine.warnings(record.machine.env):
             self._console.print(f"! {warning}")
@@ -205,7 +205,7 @@ class Report:
             c.id: c.id if names.count(c.workload) > 1 else c.workload for c in self._plan.cases
         }
         times = {titles[id]: found for id, found in self._times.items()}
-        self._console.print(conclusion(times, self._plan.backends))
+        self._console.print(conclusions.fastest(times, self._plan.backends))
 
 
 def _threads(count: int | None) -> str:
@@ -252,44 +252,3 @@ def _rate(case: Case, result: Result) -> str:
 
 def _ratio(found: TimesByName, base: str, times: Times) -> str:
     return f"{found[base].median / times.median:.2f}x" if base in found else "-"
-
-
-def conclusion(times: Mapping[str, TimesByName], backends: Sequence[str]) -> str:
-    """The answer to "which backend is fastest here?", as a sentence."""
-    sentences = [part for part in (_versus_textbook(times, name) for name in backends) if part]
-    if len(backends) > 1:
-        sentences += _winners(times, backends)
-    else:
-        sentences.append("No other backend was compared; 'nnkernels info' says what is available.")
-    return " ".join(sentences)
-
-
-def _versus_textbook(times: Mapping[str, TimesByName], backend: str) -> str:
-    ratios = [
-        f"{workload} {found['textbook'].median / found[backend].median:.2f}"
-        f"{'' if _apart(found[backend], found['textbook']) else ' (unclear)'}"
-        for workload, found in times.items()
-        if "textbook" in found and backend in found
-    ]
-    if not ratios:
-        return ""
-    return f"{backend} trains {', '.join(ratios)} times as fast as the textbook's NumPy code."
-
-
-def _apart(a: Times, b: Times) -> bool:
-    """Whether the intervals of the medians do not overlap."""
-    return a.ci[1] < b.ci[0] or b.ci[1] < a.ci[0]
-
-
-def _winners(times: Mapping[str, TimesByName], backends: Sequence[str]) -> list[str]:
-    """For every backend that is clearly fastest somewhere, where; then the undecided."""
-    wins: dict[str, list[str]] = {}
-    for workload, found in times.items():
-        own = sorted((found[n].median, n) for n in backends if n in found)
-        if len(own) > 1:
-            (_, first), (_, second), *_ = own
-            clear = _apart(found[first], found[second])
-            wins.setdefault(first if clear else "", []).append(workload)
-    undecided = wins.pop("", [])
-    lines = [f"{name} is the fastest backend for {', '.join(won)}." for name, won in wins.items()]
-    return lines + ([f"Undecided: {', '.join(undecided)}."] if undecided else [])

@@ -14,7 +14,6 @@ import pytest
 
 from nnkernels import plugins
 from nnkernels.bench import results
-from nnkernels.cli import bench
 from nnkernels.cli._app import run
 
 ROOT = Path(__file__).parents[2]
@@ -175,29 +174,3 @@ def test_an_interrupted_run_leaves_no_process_and_a_partial_file(
         document = json.loads(path.read_text())
         assert document["complete"] is False
         assert document["results"]
-
-
-def times(median: float, spread: float = 0.1) -> results.Times:
-    ci = (median * (1 - spread), median * (1 + spread))
-    return results.Times("s", [], [], median, 0, 0, 0, 0, ci, True, 0)
-
-
-def test_the_conclusion_names_clear_winners_only() -> None:
-    found = {
-        "W1": {"numpy": times(2.0), "fast": times(1.0), "textbook": times(3.0)},
-        "W2": {"numpy": times(1.0), "textbook": times(1.1)},
-        "relu": {"numpy": times(1.0), "fast": times(1.1)},
-        "tanh": {"numpy": times(1.0), "fast": times(2.0)},
-    }
-    assert bench.conclusion(found, ["numpy", "fast"]) == (
-        "numpy trains W1 1.50, W2 1.10 (unclear) times as fast as the textbook's NumPy code. "
-        "fast trains W1 3.00 times as fast as the textbook's NumPy code. "
-        "fast is the fastest backend for W1. numpy is the fastest backend for tanh. "
-        "Undecided: relu."
-    )
-
-
-def test_the_conclusion_of_one_backend() -> None:
-    assert bench.conclusion({"relu": {"numpy": times(1.0)}}, ["numpy"]) == (
-        "No other backend was compared; 'nnkernels info' says what is available."
-    )

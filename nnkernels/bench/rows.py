@@ -1,0 +1,90 @@
+"""What names a measured row, in tables, files and comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple, get_args
+
+from nnkernels.bench.results import Result, Run, Times
+
+Kind = Literal["call", "kernel", "e2e"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""The times of a row: on the host's clock, on the device's, and with the transfers."""
+
+
+class Row(NamedTuple):
+    """One time of one candidate on one workload: equal where two runs measured the same thing."""
+
+    workload: str
+    size: str
+    dtype: str
+    backend: str
+    threads: int | None
+    kind: Kind = "call"
+
+    @property
+    def case(self) -> str:
+        """The workload at its size: ``matmul[1024]``."""
+        return case_name(self.workload, self.size)
+
+    def __str__(self) -> str:
+        """``matmul[1024] float32 numpy, 2 threads, kernel time``; what goes without saying is not said."""
+        threads = (
+            "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads > 1)}"
+        )
+        kind = "" if self.kind == "call" else f", {self.kind} time"
+        return f"{self.case} {self.dtype} {self.backend}{threads}{kind}"
+
+
+def size_of(result: Result) -> str:
+    """The size as text; older results have only parameters."""
+    if result.size is not None:
+        return result.size
+    return " ".join(f"{name}={value}" for name, value in result.params.items())
+
+
+def case_name(workload: str, size: str) -> str:
+    """A workload at a size: ``matmul[1024]``."""
+    return f"{workload}[{size}]" if size else workload
+
+
+def row_of(run: Run, result: Result, kind: Kind = "call") -> Row:
+    """The name of a result's row."""
+    threads = result.threads if result.threads is not None else run.settings.threads
+    return Row(result.workload, size_of(result), result.dtype, result.backend, threads, kind)
+
+
+def times_of(result: Result) -> Iterator[tuple[Kind, Times]]:
+    """The times that were measured."""
+    for kind in KINDS:
+        times: Times | None = getattr(result.times, kind)
+        if times is not None:
+            yield kind, times
+
+
+def timed(run: Run) -> Mapping[Row, Times]:
+    """All times of a run by the name of their row."""
+    return {
+        row_of(run, result, kind): times
+        for result in run.results
+        for kind, times in times_of(result)
+    }
+
+
+def cases(run: Run) -> Mapping[str, Mapping[str, Times]]:
+    """For every workload that was timed, the calls' times by candidate.
+
+    A workload's title is its name; where one was measured at several sizes or dtypes, with them.
+    """
+    found: dict[tuple[str, str, str], dict[str, Times]] = {}
+    for result in run.results:
+        if result.times.call is not None:
+            key = (result.workload, size_of(result), result.dtype)
+            found.setdefault(key, {})[result.backend] = result.times.call
+    names = [workload for workload, _, _ in found]
+    dtypes = {dtype for _, _, dtype in found}
+    return {
+        (workload if names.count(workload) == 1 else case_name(workload, size))
+        + (f" {dtype}" if len(dtypes) > 1 else ""): times
+        for (workload, size, dtype), times in found.items()
+    }

@@ -1,0 +1,47 @@
+"""Numbers for people: the same three digits in the terminal, in reports and in plots."""
+
+from __future__ import annotations
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """Three digits with a unit: ``88.1 us``."""
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= factor:
+            return f"{digits(seconds / factor)} {unit}"
+    return f"{digits(seconds / 1e-9)} ns"
+
+
+def quantity(value: float, unit: str) -> str:
+    """Three digits with a prefix: ``363 ksamples/s``."""
+    for factor, prefix in _PREFIXES:
+        if value >= factor:
+            return f"{digits(value / factor)} {prefix}{unit}"
+    return f"{digits(value)} {unit}"
+
+
+def digits(value: float) -> str:
+    """Three significant digits, never in exponential form."""
+    if value >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def percent(fraction: float) -> str:
+    """``0.034`` as ``3.4 %``: three digits without closing zeros."""
+    text = digits(100 * fraction)
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} %"
+
+
+def listed(names: list[str], most: int = 8) -> str:
+    """``a, b and c``; beyond ``most`` names, how many more there are."""
+    if len(names) > most:
+        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
