@@ -107,7 +107,7 @@ def gather_trial(shape: tuple[int, int], rows_of: bool, ordered: bool, storage: 
 # --- head ---------------------------------------------------------------------------------------
 
 HEADS = {
-    "all": {"bias", "probs", "d_logits", "bias_grad", "ledger", "mean"},
+    "all": {"bias", "biased", "probs", "d_logits", "bias_grad", "ledger", "mean"},
     "in place": {"bias", "d_logits", "over", "ledger", "mean"},
     "loss alone": {"mean"},
     "sum": {"d_logits", "probs"},
@@ -145,6 +145,7 @@ def head_trial(shape: tuple[int, int], rows_of: bool, asked: frozenset[str], sto
         targets = device(encode(weights / weights.sum(1, keepdims=True), dtype))
     else:
         targets = device(draw.integers(0, columns, rows))
+    biased = poisoned(shape, dtype) if "biased" in asked else None
     probs = poisoned(shape, dtype) if "probs" in asked else None
     d_logits = poisoned(shape, dtype) if "d_logits" in asked else None
     if "over" in asked:
@@ -153,10 +154,10 @@ def head_trial(shape: tuple[int, int], rows_of: bool, asked: frozenset[str], sto
     loss = poisoned((), wide(storage))
     scratch = scratch_of(storage)
     ledger = ledger_of(asked)
-    biased = decode(logits).astype(wide(storage))
+    z = decode(logits).astype(wide(storage))
     if bias is not None:
-        biased = biased + decode(bias).astype(wide(storage))
-    expected = reference(biased, decode(targets), "mean" if "mean" in asked else "sum")
+        z = z + decode(bias).astype(wide(storage))
+    expected = reference(z, decode(targets), "mean" if "mean" in asked else "sum")
     queue = Recording()
     with few_blocks():
         step.head_softmax_cross_entropy(
@@ -168,6 +169,7 @@ def head_trial(shape: tuple[int, int], rows_of: bool, asked: frozenset[str], sto
             ledger=ledger,
             reduction="mean" if "mean" in asked else "sum",
             bias=bias,
+            biased=biased,
             probs=probs,
             d_logits=d_logits,
             bias_grad=bias_grad,
@@ -179,6 +181,8 @@ def head_trial(shape: tuple[int, int], rows_of: bool, asked: frozenset[str], sto
         if array is not None
     ]
     results = [r._replace(updated=r.array is logits) for r in results]
+    if biased is not None:
+        results.append(exactly("biased", biased, z)._replace(updated=False))
     results += ledger_results(ledger, expected, asked)
     results.append(exactly("arrived", scratch.arrived, [0]))
     inputs = [a for a in (logits, bias, targets, ledger.schedule) if a is not None]

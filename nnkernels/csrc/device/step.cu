@@ -25,9 +25,10 @@ NNK_FN void gather_step(const T* __restrict__ x, const Target* __restrict__ targ
 
 // --- the end of the forward pass -----------------------------------------------------------------
 
-// Where results go; null where nobody wants one. `bias_grad` are the column sums of `d_logits`.
+// Where results go; null where nobody wants one. `biased` are the logits with their bias, `bias_grad`
+// the column sums of `d_logits`.
 struct HeadOutputs {
-  T *probs, *d_logits, *bias_grad;
+  T *biased, *probs, *d_logits, *bias_grad;
   A* loss;
 };
 
@@ -89,6 +90,7 @@ NNK_FN void head_rows(const T* logits, const T* bias, const Target* targets, Hea
     const auto x = Team::row(
         [=](unsigned c) { return load(logits[start + c]) + (bias ? load(bias[c]) : A(0)); },
         columns);
+    if (out.biased) x.each([=](unsigned c, A v) { out.biased[start + c] = store(v); });
     const auto target = target_row(targets, row, columns);
     const Normaliser by = normaliser<Team>(x);
     const bool hit = first_at<Team>(x, by.top) == target.template largest<Team>();
@@ -122,14 +124,15 @@ NNK_FN void head(const T* logits, const T* bias, const Target* targets, HeadOutp
   extern "C" __global__ void NNK_BOUNDS(256)                                                      \
       head_softmax_cross_entropy##variant(                                                        \
           const T* logits, const T* __restrict__ bias, const Target* __restrict__ targets,        \
-          T* probs, T* d_logits, T* bias_grad, A* __restrict__ loss,                              \
+          T* __restrict__ biased, T* probs, T* d_logits, T* bias_grad, A* __restrict__ loss,      \
           A* losses, unsigned* hits, unsigned* arrived,                                           \
           double* loss_sum, double* metric, long long* step, long long* epoch_step,               \
           double* learning_rate, const double* schedule, long long* row, long long* diverged,     \
           A scale, double weight, long long entries, long long advance,                           \
           unsigned rows, unsigned columns, unsigned shift) {                                      \
     nnk::head<nnk::Team>(                                                                         \
-        logits, bias, targets, {probs, d_logits, bias_grad, loss}, {losses, hits, arrived},       \
+        logits, bias, targets, {biased, probs, d_logits, bias_grad, loss},                        \
+        {losses, hits, arrived},                                                                  \
         {loss_sum, metric, step, epoch_step, learning_rate, schedule, row, diverged, weight,      \
          entries, advance},                                                                       \
         scale, rows, columns, nnk::Tile{shift});                                                  \

@@ -119,21 +119,23 @@ def head_softmax_cross_entropy(
     ledger: Ledger,
     reduction: str,
     bias: Any = None,
+    biased: Any = None,
     probs: Any = None,
     d_logits: Any = None,
     bias_grad: Any = None,
 ) -> None:
     """Loss, hits and gradient of ``logits + bias``, and the State's bookkeeping, in one launch.
 
-    Shapes: ``logits``, ``probs`` and ``d_logits`` (b, c), of which the last two are written if
-    given, and may be ``logits``; ``targets`` labels (b) int64 or probabilities (b, c); ``bias``
-    (c), read; ``bias_grad`` (c), the column sums of ``d_logits``, which must be given then;
-    ``loss`` ().
+    Shapes: ``logits``, ``biased``, ``probs`` and ``d_logits`` (b, c), of which all but the first
+    are written if given; ``biased``, which is ``logits + bias``, shares memory with none, the last
+    two may be ``logits``; ``targets`` labels (b) int64 or probabilities (b, c); ``bias`` (c), read;
+    ``bias_grad`` (c), the column sums of ``d_logits``, which must be given then; ``loss`` ().
     """
     rows, columns = logits.shape
     variant, grid = row_teams(rows, columns)
     shift, _ = tile(rows, columns)
     kernel = f"head_softmax_cross_entropy_{targets_are(targets)}{variant}"
-    arrays = (logits, bias, targets, probs, d_logits, bias_grad, loss, *scratch, *ledger.arrays())
+    outputs = (biased, probs, d_logits, bias_grad, loss)
+    arrays = (logits, bias, targets, *outputs, *scratch, *ledger.arrays())
     numbers = (1 / divisor(rows, reduction), *ledger.numbers(), rows, columns, shift)
     queue.launch(Launch("step", kernel, storage_of(logits), grid, BLOCK, (*arrays, *numbers)))

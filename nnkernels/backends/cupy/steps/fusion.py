@@ -255,7 +255,7 @@ def _head(web: _Web, loss: Piece, epilogues: bool) -> Head:
         return True
 
     if not epilogues:
-        add(_bias_before(web, loss))
+        add(web.source(loss.inputs[0], "bias_add"))
     if add(_derivative(web, loss)):
         add(_sums_of(web, others[LOSS_BACKWARD]))
     if add(next(iter(web.readers(loss.outputs[0], GUARD)), None)) or not web.guarded:
@@ -264,15 +264,6 @@ def _head(web: _Web, loss: Piece, epilogues: bool) -> Head:
     pieces = (loss, *others.values())
     written = [piece.outputs[0] for piece in pieces if piece.op in (LOSS, LOSS_BACKWARD)]
     return Head(pieces, loss, others, hidden=web.hidden(pieces, *written))
-
-
-def _bias_before(web: _Web, loss: Piece) -> Piece | None:
-    """The bias that gives the logits, where only what the head does reads these."""
-    bias = web.source(loss.inputs[0], "bias_add")
-    if bias is None:
-        return None
-    hits = [piece for piece in web.readers(loss.inputs[0]) if _are_hits(web, loss, piece)]
-    return bias if web.own(loss.inputs[0], (bias, loss, *hits)) else None
 
 
 def _derivative(web: _Web, loss: Piece) -> Piece | None:

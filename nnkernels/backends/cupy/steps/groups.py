@@ -303,17 +303,17 @@ class Head(Group):
         logits, targets = self.loss.inputs
         loss, probs = self.loss.outputs
         bias = self.others.get("bias_add")
-        if bias is not None:
-            logits = bias.inputs[0]
+        biased = None if bias is None or logits in self.hidden else logits
         step.head_softmax_cross_entropy(
             queue,
-            arrays.slot(logits),
+            arrays.slot(logits if bias is None else bias.inputs[0]),
             arrays.slot(targets),
             loss=arrays.slot(loss),
             scratch=step.Scratch(*arrays.kept(self)),
             ledger=self._ledger(arrays),
             reduction=self.loss.instruction.params["reduction"],
             bias=None if bias is None else arrays.slot(bias.inputs[1]),
+            biased=arrays.slot(biased),
             probs=None if probs in self.hidden else arrays.slot(probs),
             d_logits=self._result("softmax_cross_entropy_backward", arrays),
             bias_grad=self._result("bias_grad", arrays),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nnkernels.backends.cupy.steps import describe
+from nnkernels.backends.cupy import sources
+from nnkernels.backends.cupy.steps import describe, launches
 from nnkernels.nn import MLP, SGD, Adam
 from nnkernels.nn.lowering import evaluate_program, predict_program
 from nnkernels.program import Builder, differentiate, specialise
@@ -13,6 +14,11 @@ W2 = MLP([784, 512, 512, 10], loss="softmax_cross_entropy")
 HEAD = "head_softmax_cross_entropy_labels"
 SLOPE = "product+drelu_bias_grad"
 LAYER = "product+bias_relu"
+
+
+def argument(launch, name):
+    names = [p.name for p in sources.signatures(launch.module)[launch.kernel].parameters]
+    return launch.arguments[names.index(name)]
 
 
 def small(**options):
@@ -26,24 +32,40 @@ def test_a_step_with_epilogues_is_eleven_launches(listed, step_of):
     assert listed(program) == [*forward, *backward, "adam"]
 
 
-def test_a_step_without_epilogues_has_a_launch_more_for_every_layer_and_slope(listed, step_of):
+def test_a_step_without_epilogues_is_fifteen_launches_as_the_head_adds_the_last_bias(
+    listed, step_of
+):
     program = step_of(W2, Adam(), 128, metrics=("accuracy",), gather=8192)
     layer, slope = ["product", "bias_relu"], ["product", "relu_backward_bias_grad"]
     forward = ["gather_step_labels", *layer, *layer, "product"]
     backward = [*slope, "product", *slope, "product", "product"]
-    found = listed(program, epilogues=False)
-    assert [name for name in found if name != "bias_add"] == [*forward, HEAD, *backward, "adam"]
+    assert listed(program, epilogues=False) == [*forward, HEAD, *backward, "adam"]
 
 
-def test_the_bias_before_the_loss_is_added_by_the_head_where_nobody_reads_the_logits(listed):
+def test_the_head_writes_the_logits_with_their_bias_where_somebody_reads_them(outlined):
+    for wanted in (False, True):
+        b = Builder(4)
+        x, y = b.input("x", (4, 8)), b.input("y", (4,), "int64", interval=(0, 3))
+        logits = b.call("linear", x, b.parameter("w", (8, 3)), b.parameter("b", (3,)))
+        loss, _ = b.call("softmax_cross_entropy", logits, y)
+        differentiate(b, loss)
+        program = b.program(loss=loss, **({"prediction": logits} if wanted else {}))
+        items = launches(specialise(program, outlined), outlined, epilogues=False)
+        names = ["gather_step_labels_vec", "product", f"{HEAD}_warp", "product"]
+        assert [item.name for item in items] == names
+        assert (argument(items[2].what, "biased") is not None) == wanted
+
+
+def test_a_metric_of_the_logits_follows_the_head_that_writes_them(listed):
     b = Builder(4)
-    x, y = b.input("x", (4, 8)), b.input("y", (4,), "int64", interval=(0, 3))
+    x, y = b.input("x", (4, 8)), b.input("y", (4, 3))
     logits = b.call("linear", x, b.parameter("w", (8, 3)), b.parameter("b", (3,)))
     loss, _ = b.call("softmax_cross_entropy", logits, y)
-    differentiate(b, loss)
-    program = b.program(loss=loss)
-    assert listed(program, epilogues=False) == ["gather_step_labels", "product", HEAD, "product"]
-    assert listed(program) == ["gather_step_labels", "product+bias", HEAD, "product"]
+    with b.update_phase():
+        b.call("accumulate", b.entry("metric0"), b.call("mae", logits, y), weight=4.0)
+    found = listed(b.program(loss=loss), epilogues=False)
+    assert found[:3] == ["gather_step_rows", "product", "head_softmax_cross_entropy_rows"]
+    assert found[3:] == ["mae", "total", "accumulate"]
 
 
 def test_consecutive_batches_are_fetched_by_one_launch(listed, step_of):
