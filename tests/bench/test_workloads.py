@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import nnkernels
+from nnkernels import ops
 from nnkernels.bench import harness, session
 from nnkernels.bench.harness import operators, training
 from nnkernels.bench.harness.networks import NETWORKS, draw_data
@@ -46,9 +47,52 @@ def test_the_textbook_agrees_with_its_float64_self(case: harness.Case) -> None:
     assert agreement.ok, agreement.reason
 
 
-def test_every_operator_of_the_catalogue_has_a_workload() -> None:
+@pytest.mark.parametrize("preset", harness.PRESETS)
+def test_every_operator_has_a_workload_with_cost_and_tolerance(preset: harness.Preset) -> None:
     declared = {o.name for o in OPERATORS.values() if o.__module__.startswith("nnkernels.catalog")}
-    assert declared <= {case.workload for case in QUICK}
+    assert declared == {name for name in vars(ops) if name in OPERATORS}
+    cases = {case.workload: case for case in harness.cases(preset)}
+    assert declared <= set(cases)
+    for name in declared:
+        assert cases[name].cost.bytes > 0
+        assert OPERATORS[name].error.c >= 0
+
+
+def test_the_gate_has_the_rows_that_were_agreed_on() -> None:
+    gate = [case.workload for case in harness.cases("default") if harness.GATE in case.tags]
+    assert len(gate) >= 14
+    operators = "matmul linear_backward relu relu_backward sigmoid sigmoid_backward"
+    rest = "softmax_cross_entropy adam dropout batch_norm W1 W2 W4"
+    assert {*operators.split(), *rest.split()} <= set(gate)
+
+
+def test_the_textbooks_product_is_there_in_both_formats() -> None:
+    found = [c for c in harness.cases("default") if c.workload == "vector_matrix"]
+    assert [c.id for c in found] == [
+        "vector_matrix[1x6400x5000]",
+        "vector_matrix[1x6400x5000-float64]",
+    ]
+    assert [c.cost.flop for c in found] == [2 * 6400 * 5000] * 2
+    assert [c.cost.bytes for c in found] == [n * (6400 + 6400 * 5000 + 5000) for n in (4, 8)]
+
+
+def test_every_network_is_measured_at_inference_too() -> None:
+    found = {c.params["network"]: c for c in harness.cases("default") if c.workload == "predict"}
+    assert set(found) == {"W1", "W2", "W3", "W4"}
+    assert found["W1"].cost.flop == 2 * 32 * (784 * 64 + 64 * 32 + 32 * 10)
+
+
+def test_wrong_and_unwritten_predictions_are_noticed() -> None:
+    problem = case_of("predict").make()
+    runner = problem.runner(nnkernels.get_backend("numpy"))
+    runner.reset()
+    runner.run(1)
+    assert problem.agreement(runner.outputs()).reason == "W1: predictions are not finite"
+    runner.run(1)
+    (found,) = runner.outputs()
+    assert problem.agreement([found]).ok
+    found[1, 3, 2] += 1e-3
+    assert not problem.agreement([found]).ok
 
 
 @pytest.mark.parametrize("preset", harness.PRESETS)
@@ -102,9 +146,8 @@ def test_batches_are_slices_that_start_over() -> None:
 
 def test_training_goes_on_from_the_first_batch_after_the_last() -> None:
     network = NETWORKS["quick"][3]
-    runner = training.ProgramRunner(
-        training.TrainingProblem(network), nnkernels.get_backend("numpy")
-    )
+    problem = training.TrainingProblem(network)
+    runner = problem.runner(nnkernels.get_backend("numpy"))
     batches = network.rows // network.batch
     runner.run(2 * batches + 1)
     assert runner._state.number("step") == 2 * batches + 1
@@ -130,6 +173,16 @@ def test_an_unwritten_output_is_noticed() -> None:
     assert not agreement.ok
     assert agreement.error is None
     assert "is nan" in agreement.reason
+
+
+def test_float16_accumulation_is_noticed() -> None:
+    def half(a, b, *, transpose_a, transpose_b, out):
+        out[...] = np.matmul(a.astype(np.float16), b.astype(np.float16))
+
+    backend = nnkernels.get_backend("numpy").replace(matmul=half)
+    for workload in ("matmul", "vector_matrix"):
+        agreement = run_checked(case_of(workload).make(), backend)
+        assert agreement.error > 5 * agreement.limit
 
 
 @pytest.mark.parametrize("workload", ["argmax", "dropout", "count"])

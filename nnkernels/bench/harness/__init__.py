@@ -8,9 +8,11 @@ with.
 from .registry import cases
 from .timing import SAMPLE_SECONDS, Track, elapsed, interleave, prime
 from .worker import identify
-from .workload import PRESETS, Agreement, Case, Cost, Preset, Problem, Runner
+from .workload import GATE, MAIN, PRESETS, Agreement, Case, Cost, Preset, Problem, Runner
 
 __all__ = [
+    "GATE",
+    "MAIN",
     "PRESETS",
     "SAMPLE_SECONDS",
     "Agreement",

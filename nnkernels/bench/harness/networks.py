@@ -96,6 +96,10 @@ class Data:
     labels: Any
 
 
+IN_GATE = ("W1", "W2", "W4")
+"""Networks whose training step the regression gate compares: W3's takes a second."""
+
+
 def draw_data(network: Network) -> Data:
     """Features uniform in [0, 1), with targets that depend on them, or random classes."""
     rng = np.random.default_rng(1)

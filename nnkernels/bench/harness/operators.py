@@ -18,7 +18,7 @@ import numpy as np
 
 import nnkernels
 
-from .workload import MAIN, Agreement, Case, Cost, Preset, Runner
+from .workload import GATE, MAIN, Agreement, Case, Cost, Preset, Runner
 
 Sizes = Mapping[str, Any]
 
@@ -45,14 +45,38 @@ REQUIRED: Mapping[str, Any] = {"classes": 10, "rows": 128}
 
 MAIN_OPERATORS = ("matmul", "linear_backward", "relu", "sigmoid", "softmax_cross_entropy", "adam")
 
+GATE_OPERATORS = (
+    "matmul",
+    "linear_backward",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "softmax",
+    "softmax_cross_entropy",
+    "batch_norm",
+    "dropout",
+    "adam",
+)
+"""At the default sizes a call takes some 50 to 1000 us on one CPU: enough to be told apart, short
+enough to be called often."""
+
+VECTOR_MATRIX: Mapping[Preset, Sizes] = {
+    "quick": {"m": 1, "k": 640, "n": 500},
+    "default": {"m": 1, "k": 6400, "n": 5000},
+    "thorough": {"m": 1, "k": 6400, "n": 5000},
+}
+"""The product with which a textbook compares NumPy, a CPU and a GPU: Ayyadevara and Reddy, Modern
+Computer Vision with PyTorch, 2nd ed., ch. 2; in float32 for tensors, float64 for NumPy."""
+
 COMPUTE_BOUND = 2.0
 """Flops a byte from which a rate is told in flops."""
 
 
 def cases(preset: Preset) -> list[Case]:
-    """Every operator of ``nnkernels.ops`` at the sizes of ``preset``."""
+    """Every operator of ``nnkernels.ops`` at the sizes of ``preset``; a textbook's product."""
     found = {case.id: case for op in catalogue() for case in _cases_of(op, preset)}
-    return list(found.values())
+    return [*found.values(), *_vector_matrix(preset)]
 
 
 def catalogue() -> list[Any]:
@@ -74,24 +98,46 @@ def _forward(op: Any) -> Any:
 def _cases_of(op: Any, preset: Preset) -> Iterator[Case]:
     params = {name: REQUIRED.get(name, default) for name, default in op.params.items()}
     for sizes in SIZES[preset]:
-        dims = _dims(op, params, sizes)
-        yield Case(
-            workload=op.name,
-            size="x".join(str(n) for n in _flat(dims)) or "1",
-            params={f"dim{i}" if k == "..." else k: n for i, (k, n) in enumerate(_pairs(dims))},
-            dtype="float32",
-            tags=_tags(op),
-            cost=_cost(op, params, dims),
-            rate=_rate(_cost(op, params, dims)),
-            make=functools.partial(OperatorProblem, op, params, dims, np.dtype("float32")),
-        )
+        yield _case(op, op.name, params, _dims(op, params, sizes), "float32", _tags(op))
+
+
+def _vector_matrix(preset: Preset) -> list[Case]:
+    op = nnkernels.ops.matmul
+    dims, tags = VECTOR_MATRIX[preset], ("operator", "linear", "forward", "textbook")
+    return [
+        _case(op, "vector_matrix", dict(op.params), dims, dtype, tags)
+        for dtype in ("float32", "float64")
+    ]
+
+
+def _case(
+    op: Any,
+    workload: str,
+    params: Mapping[str, Any],
+    dims: Sizes,
+    dtype: str,
+    tags: tuple[str, ...],
+) -> Case:
+    kind = np.dtype(dtype)
+    cost = _cost(op, params, dims, kind)
+    return Case(
+        workload=workload,
+        size="x".join(str(n) for n in _flat(dims)) or "1",
+        params={f"dim{i}" if k == "..." else k: n for i, (k, n) in enumerate(_pairs(dims))},
+        dtype=dtype,
+        tags=tags,
+        cost=cost,
+        rate=_rate(cost),
+        make=functools.partial(OperatorProblem, op, params, dims, kind),
+    )
 
 
 def _tags(op: Any) -> tuple[str, ...]:
     family = op.__module__.rpartition(".")[2]
     direction = "backward" if _forward(op) is not None else "forward"
     main = (MAIN,) if op.name in MAIN_OPERATORS else ()
-    return ("operator", family, direction, *main)
+    gate = (GATE,) if op.name in GATE_OPERATORS else ()
+    return ("operator", family, direction, *main, *gate)
 
 
 # --- sizes and costs ---------------------------------------------------------------------------
@@ -121,13 +167,13 @@ def _flat(dims: Mapping[str, Any]) -> list[int]:
     return [size for _, size in _pairs(dims)]
 
 
-def _cost(op: Any, params: Mapping[str, Any], dims: Sizes) -> Cost:
+def _cost(op: Any, params: Mapping[str, Any], dims: Sizes, dtype: np.dtype[Any]) -> Cost:
     signature = op.signatures(params)[0]
     known = {**params, **dims}
     traffic = [(signature.shape(a, known), a) for a in (*signature.inputs, *signature.outputs)]
     updated = [signature.inputs[op.inputs.index(name)] for name in op.updates]
     traffic += [(signature.shape(a, known), a) for a in updated]
-    nbytes = sum(math.prod(s) * a.dtype(np.dtype("float32")).itemsize for s, a in traffic)
+    nbytes = sum(math.prod(s) * a.dtype(dtype).itemsize for s, a in traffic)
     result = [*signature.outputs, *updated][0]
     items = math.prod(signature.shape(result, known))
     return Cost(float(op.flops(known, items)), float(nbytes), items)

@@ -15,6 +15,9 @@ import numpy as np
 
 from .networks import Network
 
+TEXTBOOK = "textbook"
+"""Its name among the candidates."""
+
 Function = Callable[[Any], Any]
 
 
@@ -82,6 +85,10 @@ class TextbookNetwork:
         loss, delta = self._loss(zs[-1], activations[-1], y)
         self._update(self._backward(zs, activations, delta))
         return loss
+
+    def predict(self, x: Any) -> Any:
+        """What the network gives for a batch: probabilities, where it classifies."""
+        return self._forward(x)[1][-1]
 
     def _forward(self, x: Any) -> tuple[list[Any], list[Any]]:
         zs, activations = [], [x]

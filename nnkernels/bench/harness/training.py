@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 import nnkernels.nn.lowering
-import nnkernels.program
 
-from .networks import NETWORKS, Data, Network, draw_data, draw_weights
-from .textbook import TextbookNetwork
-from .workload import MAIN, Agreement, Case, Cost, Preset, Runner
-
-TEXTBOOK = "textbook"
+from .networks import IN_GATE, NETWORKS, Data, Network, draw_data, draw_weights
+from .programs import ProgramRunner, model_of
+from .textbook import TEXTBOOK, TextbookNetwork
+from .workload import GATE, MAIN, Agreement, Case, Cost, Preset, Runner
 
 TOLERANCE = 2e-4
 """Largest error of a tensor's change in the checked steps, relative to the change, in float32.
@@ -31,6 +29,7 @@ def cases(preset: Preset) -> list[Case]:
 
 
 def _case(network: Network) -> Case:
+    gate = (GATE,) if network.name in IN_GATE else ()
     return Case(
         workload=network.name,
         size=network.size,
@@ -43,7 +42,7 @@ def _case(network: Network) -> Case:
             "optimizer": network.optimizer,
         },
         dtype="float32",
-        tags=("train", "mlp_step", network.loss, network.optimizer, MAIN),
+        tags=("train", "mlp_step", network.loss, network.optimizer, MAIN, *gate),
         cost=_cost(network),
         rate="item",
         make=functools.partial(TrainingProblem, network),
@@ -89,7 +88,7 @@ class TrainingProblem:
 
     def runner(self, backend: Any) -> Runner:
         """The training step as nnkernels runs it on ``backend``."""
-        return ProgramRunner(self, backend)
+        return TrainingRunner(self, backend)
 
     def baseline(self, name: str) -> Runner:
         """The textbook's code."""
@@ -127,69 +126,25 @@ def _rounding(weights: Any, steps: int) -> float:
     return float(0.5 * steps * np.finfo(np.float32).eps * np.linalg.norm(weights))
 
 
-class ProgramRunner:
-    """A Program on a State, bound on a backend."""
-
-    note: str | None = None
+class TrainingRunner(ProgramRunner):
+    """The training step's Program."""
 
     def __init__(self, problem: TrainingProblem, backend: Any) -> None:
-        self._problem, self._network = problem, problem.network
-        self.checked = problem.network.checked
-        model = _model(problem)
-        program = nnkernels.nn.lowering.train_program(model, self._network.batch, _step(problem))
-        self._state = nnkernels.program.State(program.layout, backend.device)
-        for name, values in model.parameters.items():
-            self._state.set(name, values)
-        self._state.set("schedule", np.full(1, self._network.learning_rate))
+        network = problem.network
+        model = model_of(network, problem.initial)
+        program = nnkernels.nn.lowering.train_program(model, network.batch, _step(problem))
+        super().__init__(network, network.checked, backend, model, program)
         self._names = [
             n for kind in ("weight", "bias") for n in model.parameters if n.endswith(kind)
         ]
-        self._start = self._state.snapshot()
-        self._executable = backend.bind(program, self._state)
-        y = problem.data.labels if self._network.takes_labels else problem.data.y
+        y = problem.data.labels if network.takes_labels else problem.data.y
         self._executable.feed(x=backend.asarray(problem.data.x), y=backend.asarray(y))
-        self._synchronize = backend.device.synchronize
-        self._batches = self._network.rows // self._network.batch
-
-    def reset(self) -> None:
-        """Put back the State of the start."""
-        self._state.restore(self._start)
-
-    def run(self, loops: int) -> None:
-        """Train ``loops`` steps, from the first batch again after the last."""
-        state, executable, batches = self._state, self._executable, self._batches
-        while loops:
-            done = int(state.number("row")) // self._network.batch
-            if done == batches:
-                state.set("row", 0)
-                done = 0
-            steps = min(loops, batches - done)
-            if executable.run(steps) != steps:
-                raise ArithmeticError(f"{self._network.name}: the loss is not finite")
-            loops -= steps
-        self._synchronize()
 
     def outputs(self) -> list[Any]:
         """Weights after the checked steps, and the mean of the losses that every step added up."""
         rows = self._network.batch * self.checked
         loss = np.float64(self._state.number("loss_sum")) / rows
         return [*(self._state.get(name) for name in self._names), np.asarray(loss)]
-
-
-def _model(problem: TrainingProblem) -> Any:
-    """The network as an nnkernels model, with the drawn weights."""
-    network = problem.network
-    model = nnkernels.nn.MLP(
-        list(network.layers),
-        activation=network.activation,
-        output_activation=network.output_activation,
-        loss=network.loss,
-    )
-    for kind, values in (("weight", 0), ("bias", 1)):
-        names = [name for name in model.parameters if name.endswith(kind)]
-        pairs = zip(names, problem.initial, strict=True)
-        model.set_parameters({name: layer[values] for name, layer in pairs})
-    return model
 
 
 def _step(problem: TrainingProblem) -> Any:

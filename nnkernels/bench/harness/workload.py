@@ -12,6 +12,9 @@ PRESETS: tuple[Preset, ...] = ("quick", "default", "thorough")
 MAIN = "main"
 """Tag of the workloads that are measured when none are asked for."""
 
+GATE = "gate"
+"""Tag of the workloads that the regression gate compares."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -98,5 +101,6 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The name that lists and test ids show."""
-        return f"{self.workload}[{self.size}]"
+        """The name that lists and test ids show; it tells the dtype where that is not float32."""
+        dtype = "" if self.dtype == "float32" else f"-{self.dtype}"
+        return f"{self.workload}[{self.size}{dtype}]"
