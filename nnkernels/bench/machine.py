@@ -74,7 +74,7 @@ def identity() -> Identity:
     return Identity(
         cpu=_cpu_name(),
         arch=platform.machine(),
-        cores_usable=len(affinity() or []) or os.cpu_count() or 1,
+        cores_usable=cores(),
         isa=_isa(),
         l3_bytes=_l3_bytes(),
         mem_bytes=psutil.virtual_memory().total,
@@ -131,6 +131,43 @@ def affinity() -> list[int] | None:
     if not hasattr(os, "sched_getaffinity"):
         return None
     return sorted(os.sched_getaffinity(0))
+
+
+def cores() -> int:
+    """How many CPUs this process may use."""
+    return len(affinity() or []) or os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A data cache: ``L1`` to ``L3``, its bytes, and how many CPUs share one."""
+
+    level: str
+    nbytes: int
+    shared_by: int
+
+    def capacity(self, threads: int) -> int:
+        """Bytes that ``threads`` threads have, on as many CPUs as there are for them."""
+        return self.nbytes * max(1, min(threads, cores() // self.shared_by))
+
+
+@functools.cache
+def caches() -> tuple[Cache, ...]:
+    """The data caches of the first CPU, the nearest first; none where the system does not tell."""
+    found = []
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size, shared = (
+            _text(str(folder / name)) or "" for name in ("level", "type", "size", "shared_cpu_list")
+        )
+        if kind in ("Data", "Unified") and re.fullmatch(r"\d+K", size):
+            found.append(Cache(f"L{level}", int(size[:-1]) * 1024, _count(shared)))
+    return tuple(found)
+
+
+def _count(cpus: str) -> int:
+    """How many CPUs a list such as ``0-3,8`` names; 1 where it names none."""
+    spans = re.findall(r"(\d+)(?:-(\d+))?", cpus)
+    return sum(int(last or first) - int(first) + 1 for first, last in spans) or 1
 
 
 def load() -> list[float]:

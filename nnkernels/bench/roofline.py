@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 from msgspec.structs import replace
 
 from nnkernels.bench.results import Ceiling, Result
+from nnkernels.errors import InputError
+from nnkernels.names import parse_backend
 
 COMPUTE = "compute"
 """Name of the bound of arithmetic; those of traffic are the levels of memory."""
@@ -72,7 +74,7 @@ def judge(
     Args:
         cost: of the call.
         seconds: measured, positive.
-        dtype: of the arithmetic: a dtype, or ``tf32``.
+        dtype: of the arithmetic: a dtype, or a precision such as ``tf32``.
         ceilings: measured ones, of any devices.
         threads: of the call; None: as many as any ceiling was measured with.
         device: that the call ran on.
@@ -108,7 +110,7 @@ def judged(result: Result, ceilings: Sequence[Ceiling]) -> Result:
     found = judge(
         result.cost,
         times.median,
-        dtype=result.dtype,
+        dtype=_arithmetic(result),
         ceilings=ceilings,
         threads=result.threads,
         device=result.device or "cpu",
@@ -117,6 +119,15 @@ def judged(result: Result, ceilings: Sequence[Ceiling]) -> Result:
         return replace(result, status="failed", reason=found.impossible)
     rates = replace(result.rates, pct_peak=found.pct_peak, bound=found.bound)
     return replace(result, rates=rates)
+
+
+def _arithmetic(result: Result) -> str:
+    """The precision that a backend was asked for by name, else the dtype."""
+    try:
+        settings = parse_backend(result.backend).settings
+    except InputError:  # a label, not the name of a backend
+        return result.dtype
+    return str(settings.get("precision", result.dtype)).replace("fp32", "float32")
 
 
 def merged(*measured: Iterable[Ceiling]) -> list[Ceiling]:

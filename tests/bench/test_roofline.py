@@ -191,3 +191,18 @@ def test_a_row_without_times_or_ceilings_stays_as_it_is() -> None:
     assert judged(untimed, CEILINGS) is untimed
     timed = row(1.0)
     assert judged(timed, []) is timed
+
+
+@pytest.mark.parametrize(
+    ("backend", "bound"),
+    [
+        ("cupy(precision=tf32)", 0.1),
+        ("numpy(precision=fp32)", 1 / 0.02 / 120),
+        ("numba(precision=bf16)", None),
+        ("library (2 threads)", 1 / 0.02 / 120),
+    ],
+)
+def test_a_precision_has_ceilings_of_its_own(backend, bound) -> None:
+    ceilings = [*CEILINGS[:3], compute(500e9, dtype="tf32")]
+    found = judged(replace(row(0.02), backend=backend), ceilings)
+    assert found.rates.pct_peak == (bound and pytest.approx(bound))

@@ -22,6 +22,7 @@ import numpy as np
 
 import nnkernels
 
+from .limits import KINDS, Effort
 from .registry import cases
 from .timing import Track, elapsed, held_to, prime, settle, take
 
@@ -113,6 +114,7 @@ class Server:
             "check": self._check,
             "prime": self._prime,
             "sample": self._sample,
+            "limit": self._limit,
         }
         name = request.pop("do", None)
         if name not in known:
@@ -180,3 +182,11 @@ class Server:
         seconds *= made / loops
         settle(self._threads)
         return {"seconds": seconds, "contended": contended}, ()
+
+    def _limit(self, kind: str, rounds: int, budget: float, **request: Any) -> Reply:
+        """Measure a rate that no workload of this process can exceed."""
+        if kind not in KINDS:
+            raise ValueError(f"unknown limit {kind!r}")
+        found = KINDS[kind](**request, effort=Effort(rounds, budget))
+        settle(request["threads"])
+        return {"value": found.value, "method": found.method}, ()
