@@ -96,3 +96,48 @@ def test_arrays_arrive_as_they_are() -> None:
     assert reply == {"a": 1}
     for got, sent in zip(found, arrays, strict=True):
         np.testing.assert_array_equal(got, sent, strict=True)
+
+
+def test_slots_are_candidates_of_their_own() -> None:
+    first, second = {"slot": "first"}, {"slot": "second"}
+    *_, (sample, _), (bad, _) = converse(
+        {**HELLO, **first},
+        {**LOAD, **first},
+        {**HELLO, **second, "backend": None, "baseline": "textbook"},
+        {"do": "prime", "limit": 0.0, **first},
+        {"do": "sample", "loops": 1, **first},
+        {"do": "sample", "loops": 1, **second},
+    )
+    assert sample["seconds"] > 0
+    assert bad["error"] == "no workload is loaded"
+
+
+def test_workloads_are_told_with_their_tags_and_the_librarys_own_list() -> None:
+    ((reply, _),) = converse({"do": "workloads", "preset": "quick"})
+    assert reply["known"] == {case.id: list(case.tags) for case in cases("quick")}
+    assert {"matmul", "adam", "W1"} <= set(reply["declared"])
+
+
+def test_priming_without_a_check_makes_the_first_call() -> None:
+    *_, (primed, _) = converse(HELLO, LOAD, {"do": "prime", "limit": 0.0})
+    assert primed["calls"] >= 2
+    assert primed["compile_s"] >= 0
+
+
+class Counted:
+    """Every call takes a second."""
+
+    calls = 0
+
+    def run(self, loops: int) -> None:
+        self.calls += loops
+
+
+@pytest.mark.parametrize(("loops", "calls"), [(1, 1), (3, 3), (10, 12)])
+def test_an_injected_slowdown_is_exact_whatever_the_loops(monkeypatch, loops, calls) -> None:
+    server, runner = worker.Server(), Counted()
+    server._track = worker.Track(runner)
+    monkeypatch.setattr(worker, "take", lambda track, n: (track.runner.run(n) or 1.0, False))
+    reply, _ = server.answer({"do": "sample", "loops": loops, "inject": 0.15})
+    assert reply["seconds"] == pytest.approx(1.15)
+    assert runner.calls == calls

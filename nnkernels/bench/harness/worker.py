@@ -3,6 +3,9 @@
 A request is a line of JSON, ``{"do": "sample", ...}``; so is the reply, which the raw bytes of the
 arrays follow that it announces. What a kernel prints to standard output goes to standard error.
 
+A request may name a ``slot``: slots are candidates of their own, each at a workload of its own, so
+that one process can hold many workloads ready.
+
 The process computes no float64 reference: freeing such arrays makes the C library's allocator keep
 more memory, after which code that allocates in every step is up to a sixth faster than it is alone
 (the textbook's W2). It sends its outputs to the parent, which compares them.
@@ -10,7 +13,11 @@ more memory, after which code that allocates in every step is up to a sixth fast
 
 from __future__ import annotations
 
+import collections
 import fcntl
+import functools
+import importlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -25,6 +32,7 @@ import nnkernels
 from .limits import KINDS, Effort
 from .registry import cases
 from .timing import Track, elapsed, held_to, prime, settle, take
+from .workload import GATE, Case, Problem
 
 Reply = tuple[dict[str, Any], Sequence[Any]]
 """What is sent: names with values, and arrays."""
@@ -52,10 +60,11 @@ def _die_with_parent(life: int) -> None:
 
 def serve(requests: Iterable[bytes], replies: BinaryIO) -> None:
     """Answer every request; an error is an answer too."""
-    server = Server()
+    slots: dict[str, Server] = collections.defaultdict(Server)
     for line in requests:
         try:
-            reply, arrays = server.answer(json.loads(line))
+            request = json.loads(line)
+            reply, arrays = slots[request.pop("slot", "")].answer(request)
         except (Exception, SystemExit) as error:  # a kernel is foreign code
             reply, arrays = {"error": str(error), "kind": type(error).__name__}, ()
         send(replies, reply, arrays)
@@ -78,7 +87,17 @@ def identify() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "blas": _blas(),
+        "numba": _installed("numba"),
+        "cupy": _installed("cupy"),
     }
+
+
+def _installed(name: str) -> str | None:
+    """Version of a distribution, without importing it."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _blas() -> str | None:
@@ -92,6 +111,26 @@ def _blas() -> str | None:
     return None
 
 
+@functools.lru_cache(maxsize=1)
+def _known(preset: Any) -> dict[str, Case]:
+    return {case.id: case for case in cases(preset)}
+
+
+@functools.lru_cache(maxsize=1)
+def _problem(preset: Any, case: str) -> Problem:
+    """The inputs that were drawn last; the next slot often asks for the same ones."""
+    return _known(preset)[case].make()
+
+
+def _declared(preset: Any) -> list[str] | None:
+    """What the nnkernels that is driven tags ``gate`` itself; None: it has no such list."""
+    try:
+        own = importlib.import_module("nnkernels.bench.harness")
+        return sorted({case.workload for case in own.cases(preset) if GATE in case.tags})
+    except (ImportError, AttributeError, TypeError):
+        return None
+
+
 class Server:
     """The candidate, and the workload it is at."""
 
@@ -100,7 +139,7 @@ class Server:
         self._baseline: str | None = None
         self._threads: int | None = None
         self._track: Track | None = None
-        self._first = 0.0
+        self._first: float | None = None
 
     def answer(self, request: dict[str, Any]) -> Reply:
         """Do what is asked.
@@ -110,6 +149,7 @@ class Server:
         """
         known: dict[str, Callable[..., Reply]] = {
             "hello": self._hello,
+            "workloads": self._workloads,
             "load": self._load,
             "check": self._check,
             "prime": self._prime,
@@ -132,10 +172,15 @@ class Server:
         device = "cpu" if self._backend is None else self._backend.device.name
         return {"identity": identify(), "device": device, "threads": self._threads}, ()
 
+    def _workloads(self, preset: Any) -> Reply:
+        """Ids of what can be loaded with their tags, and :func:`_declared`."""
+        known = {id: list(case.tags) for id, case in _known(preset).items()}
+        return {"known": known, "declared": _declared(preset)}, ()
+
     def _load(self, preset: Any, case: str) -> Reply:
         """Draw a workload's inputs and get ready to run it; what was loaded before goes first."""
-        self._track = None
-        problem = next(c for c in cases(preset) if c.id == case).make()
+        self._track = self._first = None
+        problem = _problem(preset, case)
         if self._backend is not None:
             runner = problem.runner(self._backend)
         else:
@@ -157,7 +202,7 @@ class Server:
         with held_to(track.threads):
             first = elapsed(runner, 1)
             runner.run(runner.checked - 1)
-        if not track.prime_calls:
+        if self._first is None:
             self._first, track.prime_calls = first, runner.checked
         return {}, runner.outputs()
 
@@ -165,6 +210,8 @@ class Server:
         """Prime, from the start, and estimate the loops of a sample."""
         track = self._loaded
         track.runner.reset()
+        if self._first is None:
+            self._first, track.prime_calls = elapsed(track.runner, 1), 1
         prime(track, self._first, limit)
         settle(self._threads)
         primed = {"loops": track.loops, "calls": track.prime_calls, "compile_s": track.compile_s}
@@ -173,13 +220,11 @@ class Server:
     def _sample(self, loops: int, inject: float = 0.0) -> Reply:
         """Take one sample of ``loops`` calls; reply when no thread of this process works.
 
-        With ``inject`` as many more calls, as a fraction, are made but not counted: a slowdown of
-        known size that is as noisy as the work itself. It is exact where ``loops * inject`` is
-        whole.
+        With ``inject`` the sample is that of code slower by this fraction: as many more calls are
+        made, to the nearest whole one, so that it is as long and as noisy.
         """
-        made = round(loops * (1 + inject))
-        seconds, contended = take(self._loaded, made)
-        seconds *= made / loops
+        seconds, contended = take(self._loaded, round(loops * (1 + inject)))
+        seconds *= 1 + inject
         settle(self._threads)
         return {"seconds": seconds, "contended": contended}, ()
 
