@@ -344,7 +344,11 @@ class Trial:
         """Have the inputs drawn, without waiting for it."""
         with self._trying():
             self._candidate.revive()
-            self._candidate.worker.send("load", preset=preset, case=self.case.id)
+            worker = self._candidate.worker
+            if self.case.sweep is None:
+                worker.send("load", preset=preset, case=self.case.id)
+            else:
+                worker.send("load_at", sweep_id=self.case.sweep[0], size=self.case.sweep[1])
 
     def prepare(self, problem: Problem, limit: float) -> None:
         """Wait for the inputs, check and prime."""

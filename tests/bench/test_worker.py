@@ -8,6 +8,7 @@ import pytest
 
 import nnkernels
 from nnkernels.bench.harness import cases, worker
+from nnkernels.bench.harness.sweeps import sweep
 
 RELU = next(case for case in cases("quick") if case.workload == "relu")
 HELLO = {"do": "hello", "backend": "numpy", "baseline": None, "threads": None}
@@ -48,6 +49,14 @@ def test_a_conversation() -> None:
     assert primed["calls"] >= 2
     assert set(sample) == {"seconds", "contended"}
     assert 0 < sample["seconds"] < 1
+
+
+def test_a_workload_at_any_size() -> None:
+    case = sweep("relu[elements]").at(77)
+    load = {"do": "load_at", "sweep_id": "relu[elements]", "size": 77}
+    _, _, (_, found) = converse(HELLO, load, {"do": "check"})
+    assert found[0].shape == (77,)
+    assert case.make().agreement(found).ok
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ with.
 """
 
 from .registry import cases
+from .sweeps import Sweep, sweeps
 from .timing import SAMPLE_SECONDS, Track, elapsed, interleave, prime
 from .worker import identify
 from .workload import GATE, MAIN, PRESETS, Agreement, Case, Cost, Preset, Problem, Runner
@@ -21,10 +22,12 @@ __all__ = [
     "Preset",
     "Problem",
     "Runner",
+    "Sweep",
     "Track",
     "cases",
     "elapsed",
     "identify",
     "interleave",
     "prime",
+    "sweeps",
 ]

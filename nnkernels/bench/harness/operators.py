@@ -96,9 +96,13 @@ def _forward(op: Any) -> Any:
 
 
 def _cases_of(op: Any, preset: Preset) -> Iterator[Case]:
+    yield from (case_of(op, sizes) for sizes in SIZES[preset])
+
+
+def case_of(op: Any, sizes: Sizes) -> Case:
+    """An operator with dimensions of these sizes."""
     params = {name: REQUIRED.get(name, default) for name, default in op.params.items()}
-    for sizes in SIZES[preset]:
-        yield _case(op, op.name, params, _dims(op, params, sizes), "float32", _tags(op))
+    return _case(op, op.name, params, _dims(op, params, sizes), "float32", _tags(op))
 
 
 def _vector_matrix(preset: Preset) -> list[Case]:
@@ -130,6 +134,12 @@ def _case(
         rate=_rate(cost),
         make=functools.partial(OperatorProblem, op, params, dims, kind),
     )
+
+
+def labels(op: Any) -> frozenset[str]:
+    """The dimensions of an operator that have a size to choose; ``...`` is any shape."""
+    params = {name: REQUIRED.get(name, default) for name, default in op.params.items()}
+    return frozenset(_dims(op, params, SIZES["default"][0]))
 
 
 def _tags(op: Any) -> tuple[str, ...]:

@@ -25,10 +25,11 @@ steps are small against the weights (W3), :func:`_rounding` allows what the form
 
 def cases(preset: Preset) -> list[Case]:
     """The training steps at the sizes of ``preset``."""
-    return [_case(network) for network in NETWORKS[preset]]
+    return [case_of(network) for network in NETWORKS[preset]]
 
 
-def _case(network: Network) -> Case:
+def case_of(network: Network) -> Case:
+    """A network's training step."""
     gate = (GATE,) if network.name in IN_GATE else ()
     return Case(
         workload=network.name,

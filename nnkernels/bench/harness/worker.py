@@ -31,6 +31,7 @@ import nnkernels
 
 from .limits import KINDS, Effort
 from .registry import cases
+from .sweeps import sweep
 from .timing import Track, elapsed, held_to, prime, settle, take
 from .workload import GATE, Case, Problem
 
@@ -151,6 +152,7 @@ class Server:
             "hello": self._hello,
             "workloads": self._workloads,
             "load": self._load,
+            "load_at": self._load_at,
             "check": self._check,
             "prime": self._prime,
             "sample": self._sample,
@@ -178,9 +180,16 @@ class Server:
         return {"known": known, "declared": _declared(preset)}, ()
 
     def _load(self, preset: Any, case: str) -> Reply:
-        """Draw a workload's inputs and get ready to run it; what was loaded before goes first."""
+        """Get ready to run a workload at a size of ``preset``."""
+        return self._begin(_problem(preset, case))
+
+    def _load_at(self, sweep_id: str, size: int) -> Reply:
+        """Get ready to run a workload at any size."""
+        return self._begin(sweep(sweep_id).at(size).make())
+
+    def _begin(self, problem: Problem) -> Reply:
+        """Bind a workload; what was loaded before goes first."""
         self._track = self._first = None
-        problem = _problem(preset, case)
         if self._backend is not None:
             runner = problem.runner(self._backend)
         else:

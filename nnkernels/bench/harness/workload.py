@@ -87,6 +87,7 @@ class Case:
         rate: which of the cost's numbers its rate is told in.
         make: draws the inputs.
         baselines: candidates that are not backends, for comparison.
+        sweep: id of the sweep that it is from, and its size there; None: it is a preset's.
     """
 
     workload: str
@@ -98,6 +99,7 @@ class Case:
     rate: Literal["flop", "byte", "item"]
     make: Callable[[], Problem]
     baselines: tuple[str, ...] = ()
+    sweep: tuple[str, int] | None = None
 
     @property
     def id(self) -> str:

@@ -1,0 +1,115 @@
+"""Workloads at any size: what changes along a sweep is one whole number."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import operators, training
+from .networks import Network
+from .workload import MAIN, Case
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A workload that grows in one direction.
+
+    Attributes:
+        workload: its name.
+        over: what grows: ``n`` (all sides of square matrices), ``elements``, ``rows``, ``batch``
+            or ``width``.
+        low, high: the sizes between which the interesting ones lie.
+        tags: words that ``-k`` finds it by, besides its id.
+        make: the workload at a size.
+    """
+
+    workload: str
+    over: str
+    low: int
+    high: int
+    tags: tuple[str, ...]
+    make: Callable[[int], Case]
+
+    @property
+    def id(self) -> str:
+        """The name that lists show: ``matmul[n]``."""
+        return f"{self.workload}[{self.over}]"
+
+    def at(self, size: int) -> Case:
+        """The workload at ``size``, which a worker finds again by the sweep's id and the size."""
+        return replace(self.make(size), sweep=(self.id, size))
+
+
+def sweeps() -> list[Sweep]:
+    """Training steps over batch and width, then every operator that has a size to grow."""
+    return [*_training_sweeps(), *_operator_sweeps()]
+
+
+def sweep(id: str) -> Sweep:
+    """The sweep of this id.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for found in sweeps():
+        if found.id == id:
+            return found
+    raise ValueError(f"unknown sweep {id!r}")
+
+
+# --- training steps ----------------------------------------------------------------------------
+
+BATCH, WIDTH, ROWS = 64, 128, 1024
+"""Of the network whose other sizes grow; rows of the data set, of which it has two batches more."""
+
+
+def _training_sweeps() -> Iterator[Sweep]:
+    tags = ("train", "mlp_step", MAIN)
+    yield Sweep("mlp_step", "batch", 1, 4096, tags, lambda n: training.case_of(_network(n, WIDTH)))
+    yield Sweep("mlp_step", "width", 8, 2048, tags, lambda n: training.case_of(_network(BATCH, n)))
+
+
+def _network(batch: int, width: int) -> Network:
+    """784-w-w-10 with ReLU, softmax and SGD."""
+    return Network(
+        name="mlp_step",
+        layers=(784, width, width, 10),
+        activation="relu",
+        output_activation=None,
+        loss="softmax_cross_entropy",
+        optimizer="sgd",
+        learning_rate=0.1,
+        batch=batch,
+        rows=batch * max(2, ROWS // batch),
+        checked=2,
+    )
+
+
+# --- operators ---------------------------------------------------------------------------------
+
+
+def _operator_sweeps() -> Iterator[Sweep]:
+    for op in operators.catalogue():
+        found = _grows(operators.labels(op))
+        if found is not None:
+            over, low, high, labels = found
+            make = functools.partial(_operator_at, op, over, labels)
+            tags = operators.case_of(op, operators.SIZES["quick"][0]).tags
+            yield Sweep(op.name, over, low, high, tags, make)
+
+
+def _grows(labels: frozenset[str]) -> tuple[str, int, int, frozenset[str]] | None:
+    """What grows of an operator with these dimensions, from where to where, and which of them."""
+    if labels == {"..."}:
+        return "elements", 64, 1 << 24, labels
+    if labels >= {"k", "n"}:
+        return "n", 8, 2048, labels
+    rows = labels & {"b", "..."}
+    return ("rows", 1, 1 << 16, frozenset({"b"})) if rows else None
+
+
+def _operator_at(op: Any, over: str, labels: frozenset[str], size: int) -> Case:
+    grown: Any = (size,) if over == "elements" else size
+    return operators.case_of(op, {**operators.SIZES["default"][0], **dict.fromkeys(labels, grown)})
