@@ -13,7 +13,7 @@ from nnkernels.errors import InputError
 
 if TYPE_CHECKING:
     from nnkernels.backend import Backend
-    from nnkernels.backends.numba.compiling.linking import Entry
+    from nnkernels.backends._compiled.entry import Entry
     from nnkernels.nn import Trainer
 
 ROWS = 32

@@ -15,10 +15,10 @@ pytest.importorskip("numba")
 
 from nnkernels import plugins
 from nnkernels.backend import Backend
+from nnkernels.backends._compiled.epochs.plan import make_plan
 from nnkernels.backends.numba import inventory
 from nnkernels.backends.numba.compiling import linking
 from nnkernels.backends.numba.compiling.object_cache import CacheWarning, ObjectCache
-from nnkernels.backends.numba.epochs.plan import make_plan
 from nnkernels.cli import warmup
 from nnkernels.cli._app import run
 from nnkernels.errors import BackendUnavailableError

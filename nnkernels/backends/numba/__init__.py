@@ -48,8 +48,9 @@ def _reason() -> str | None:
 
 
 def _compiled() -> Backend:
-    from nnkernels.backends.numba.compiling.declare import in_precision
-    from nnkernels.backends.numba.epochs.executor import bind
+    from nnkernels.backends._compiled.declare import in_precision
+    from nnkernels.backends._compiled.epochs.executor import bind
+    from nnkernels.backends.numba.epochs.engine import ENGINE
     from nnkernels.backends.numba.kernels import (
         activations,
         bookkeeping,
@@ -81,7 +82,7 @@ def _compiled() -> Backend:
         "numba",
         HOST,
         kernels,
-        bind,
+        functools.partial(bind, ENGINE),
         fallback=plugins.load("numpy"),
         strided=False,
         priority=PRIORITY,

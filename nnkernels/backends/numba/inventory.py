@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nnkernels.backend import Backend
-from nnkernels.backends.numba.compiling import linking
-from nnkernels.backends.numba.compiling.declare import CompiledKernel
-from nnkernels.backends.numba.compiling.linking import Entry
-from nnkernels.backends.numba.epochs import crew, walker
-from nnkernels.backends.numba.kernels.linear import PRODUCTS, transposition
+from nnkernels.backends._compiled.declare import CompiledKernel
+from nnkernels.backends._compiled.entry import Entry
+from nnkernels.backends.numba.epochs.engine import ENGINE
+from nnkernels.backends.numba.kernels.linear import MULTIPLIER
 from nnkernels.backends.numba.notes import tasks_by_instruction
 from nnkernels.backends.numba.products.tuning import has_tiles, product_step
 from nnkernels.program import Program
@@ -21,13 +20,13 @@ from nnkernels.spec import Op
 def general(dtype: str) -> Iterator[Entry]:
     """What compiled epochs of any Program need: their loop, and products of every size."""
     for threads in (1, 2):
-        yield from crew.entries(threads)
-    yield linking.plain_entry(walker.walk_timed, 3)
-    for code in PRODUCTS:
+        yield from ENGINE.entries(threads)
+    yield ENGINE.walk_timed
+    for code in MULTIPLIER.codes:
         if code == "blas" or (has_tiles() and code != "bf16"):  # that is for who asks for it
             yield product_step(code, 1, 1, 1, dtype).entry
     if has_tiles():
-        yield transposition({"rows": 1, "columns": 1}, dtype).entry
+        yield MULTIPLIER.transposition({"rows": 1, "columns": 1}, dtype).entry
 
 
 def of_operator(

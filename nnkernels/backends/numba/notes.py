@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from nnkernels.backend import Backend, Notes, Precision
-from nnkernels.backends.numba.epochs.pace import default_threads
-from nnkernels.backends.numba.epochs.plan import Group, Plan, make_plan
-from nnkernels.backends.numba.epochs.tasks import Task, Unsupported, tasks_of
-from nnkernels.backends.numba.kernels.linear import PRODUCTS
+from nnkernels.backends._compiled.epochs.pace import default_threads
+from nnkernels.backends._compiled.epochs.plan import Group, Plan, make_plan
+from nnkernels.backends._compiled.epochs.tasks import Task, Unsupported, tasks_of
+from nnkernels.backends.numba.kernels.linear import MULTIPLIER
 from nnkernels.backends.numba.products import choice
 from nnkernels.backends.numba.products.microkernel import tile_rows, vector_bits
 from nnkernels.backends.numba.products.tuned import DTYPES
 from nnkernels.program import Program
 from nnkernels.spec import Op
 
-WHO: Mapping[choice.Code, str] = {
+WHO: Mapping[str, str] = {
     "own": "own tiles",
     "packed": "own packed tiles",
     "bf16": "own bfloat16 tiles",
@@ -27,10 +27,7 @@ WHO: Mapping[choice.Code, str] = {
 }
 """Who computes a product, in words."""
 
-ENTRIES = {
-    f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}": WHO[code]
-    for code, (function, *_) in PRODUCTS.items()
-}
+ENTRIES = {product.code.name: WHO[code] for code, product in MULTIPLIER.codes.items()}
 """The same by the names of the entries that compute products."""
 
 BF16 = (

@@ -26,10 +26,10 @@ import numpy as np
 
 from nnkernels import signature as sig
 from nnkernels.backend import Kernel, function_name
-from nnkernels.backends.numba.compiling import record
-from nnkernels.backends.numba.compiling.declare import Access, Call, CompiledKernel, Part, Step
+from nnkernels.backends._compiled import record
+from nnkernels.backends._compiled.declare import Access, Call, CompiledKernel, Part, Step
+from nnkernels.backends._compiled.record import Field, Layout
 from nnkernels.backends.numba.compiling.linking import live_entry, pointer_entry
-from nnkernels.backends.numba.compiling.record import Field, Layout
 from nnkernels.errors import InputError
 from nnkernels.spec import Op
 

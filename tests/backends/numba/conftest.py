@@ -10,8 +10,7 @@ import pytest
 
 from nnkernels import plugins
 from nnkernels.backend import Backend
-from nnkernels.backends.numba.epochs import executor
-from nnkernels.backends.numba.epochs.executor import EpochExecutable
+from nnkernels.backends._compiled.epochs.executor import EpochExecutable
 from nnkernels.nn import MLP, Trainer
 from nnkernels.program import Interpreter
 
@@ -30,8 +29,10 @@ def strict(numba: Backend) -> Backend:
 def _pinned(backend: Backend, threads: int, chunk: int = 3) -> Backend:
     """``backend``, whose Programs run as compiled epochs on exactly so many threads."""
 
+    compiled = backend.executor
+
     def bind(backend: Backend, program: Any, state: Any) -> Any:
-        made = executor.bind(backend, program, state)
+        made = compiled(backend, program, state)
         assert isinstance(made, EpochExecutable), "this Program runs in the interpreter"
         made._pace.next = lambda: (threads, chunk)
         return made

@@ -11,8 +11,8 @@ import pytest
 from numba import cfunc, njit, prange, types
 
 from nnkernels import explain, get_backend
+from nnkernels.backends._compiled.epochs.executor import EpochExecutable
 from nnkernels.backends.numba.compiling.intrinsics import view
-from nnkernels.backends.numba.epochs.executor import EpochExecutable
 from nnkernels.errors import BackendError, InputError
 from nnkernels.explain import notes
 from nnkernels.nn import MLP, Trainer

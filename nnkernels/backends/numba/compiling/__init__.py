@@ -1,1 +1,1 @@
-"""From a plain function to machine code: declarations, records, Numba, the cache, linking."""
+"""From a plain function to machine code: Numba, the cache of object code, linking."""

@@ -1,7 +1,7 @@
 """From a Python function to relocatable object code, by Numba.
 
 Numba types and lowers the function for the arrays of its :class:`Layout`; around it goes an entry
-that takes a record (:mod:`nnkernels.backends.numba.compiling.record`). The outcome is plain object
+that takes a record (:mod:`nnkernels.backends._compiled.record`). The outcome is plain object
 code: it can be kept in a file and linked again without Numba, and without unpickling anything.
 """
 
@@ -23,7 +23,7 @@ from numba.np import numpy_support
 from numba.np.arrayobj import populate_array
 
 from nnkernels.backend import function_name
-from nnkernels.backends.numba.compiling.record import CELL, Field, Layout
+from nnkernels.backends._compiled.record import CELL, Field, Layout
 from nnkernels.errors import BackendError
 
 FASTMATH = {"nsz", "contract", "afn", "reassoc"}

@@ -6,21 +6,23 @@ whatever the shapes; :mod:`nnkernels.backends.numba.compiling.object_cache` keep
 
 from __future__ import annotations
 
-import ctypes
 import functools
+import inspect
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 
+from nnkernels.backends import _compiled
+from nnkernels.backends._compiled.entry import Entry
+from nnkernels.backends._compiled.record import Layout
 from nnkernels.backends.numba.compiling.object_cache import ObjectCache, default_cache, source_key
-from nnkernels.backends.numba.compiling.record import Layout
 
 FORMAT = "1"
 ANNOUNCE_S = 1.0
@@ -28,44 +30,6 @@ ANNOUNCE_S = 1.0
 
 _lock = threading.RLock()
 _entries: dict[str, Entry] = {}
-
-
-@dataclass(eq=False)
-class Entry:
-    """Compiled code that is found, or made, when its address is first asked for.
-
-    Attributes:
-        name: what it is called in the cache.
-        link: gives the address of the machine code.
-        arguments: how many int64 it takes; a kernel's are its record, first and last.
-        seconds: time that compiling it took in this process; 0 where that was not needed.
-        kept: what must live as long as the code.
-    """
-
-    name: str
-    link: Callable[[Entry], int]
-    arguments: int = 3
-    seconds: float = 0.0
-    kept: list[Any] = field(default_factory=list)
-    _linked: int | None = None
-
-    @property
-    def symbol(self) -> str:
-        """Name of the function in the object code."""
-        return "nnk_" + "".join(c if c.isalnum() else "_" for c in self.name.partition("|")[0])
-
-    @functools.cached_property
-    def address(self) -> int:
-        """Where the machine code begins."""
-        with _lock:
-            if self._linked is None:  # another thread may have linked it in the meantime
-                self._linked = self.link(self)
-            return self._linked
-
-    @functools.cached_property
-    def call(self) -> Any:
-        """The entry as a function of integers; other Python threads may run during its calls."""
-        return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * self.arguments)(self.address)
 
 
 def _cached(build: Callable[[str], bytes]) -> Callable[[Entry], int]:
@@ -86,9 +50,35 @@ def _cached(build: Callable[[str], bytes]) -> Callable[[Entry], int]:
     return link
 
 
+@dataclass(frozen=True)
+class Function:
+    """A plain function as the code of a kernel."""
+
+    written_in: Callable[..., Any]
+
+    @property
+    def name(self) -> str:
+        """``activations.relu``."""
+        return qualified(self.written_in)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """What the function takes."""
+        return tuple(inspect.signature(self.written_in).parameters)
+
+    def entry(self, layout: Layout) -> Entry:
+        """The compiled function for arrays as in ``layout``."""
+        return kernel_entry(self.written_in, layout)
+
+
+def qualified(function: Callable[..., Any]) -> str:
+    """The name of a function with its module's."""
+    return f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+
+
 def kernel_entry(function: Callable[..., Any], layout: Layout) -> Entry:
     """The entry of a kernel's function for arrays as in ``layout``."""
-    name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}|{layout.key}"
+    name = f"{qualified(function)}|{layout.key}"
 
     def build(symbol: str) -> bytes:
         from nnkernels.backends.numba.compiling.compiler import compile_entry
@@ -101,7 +91,7 @@ def kernel_entry(function: Callable[..., Any], layout: Layout) -> Entry:
 
 def plain_entry(function: Callable[..., Any], count: int) -> Entry:
     """The entry of a function of ``count`` int64."""
-    name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}|{count}"
+    name = f"{qualified(function)}|{count}"
 
     def build(symbol: str) -> bytes:
         from nnkernels.backends.numba.compiling.compiler import compile_plain
@@ -190,7 +180,8 @@ def _facts() -> list[str]:
     """What the machine code depends on besides the kernels' sources."""
     libraries = [f"{name} {version(name)}" for name in ("nnkernels", "numba", "llvmlite", "numpy")]
     features = llvm.get_host_cpu_features().flatten()
-    return [FORMAT, *libraries, sys.platform, llvm.get_host_cpu_name(), features]
+    shared = source_key(Path(_compiled.__file__).parent)
+    return [FORMAT, shared, *libraries, sys.platform, llvm.get_host_cpu_name(), features]
 
 
 @functools.cache

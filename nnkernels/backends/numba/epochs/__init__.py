@@ -1,1 +1,1 @@
-"""Whole epochs: a Program as tasks in stages, as tables of integers, run by threads."""
+"""The compiled loops over tables, and the threads that wait for the next one."""

@@ -2,19 +2,27 @@
 
 To wake a thread takes tens of microseconds, and on some systems a time slice of the thread that
 wakes it; a run of steps may take less. So a worker that has finished waits in compiled code, for at
-most :data:`PATIENCE_NS`, for more work in its *mailbox*, sixteen int64 of shared memory::
-
-    state, table, steps, row, diverged, barrier, threads, deadline
-
-Only a worker whose state is WAITING may leave, and then it is AWAY. Who wants it to work first
-makes it RESERVED, and has it called if it was AWAY; then it cannot leave any more. It takes its
-WORK by making it RUNNING, so that a worker called twice works once.
+most :data:`PATIENCE_NS`, for more work in its mailbox: see
+:mod:`nnkernels.backends._compiled.epochs.engine`.
 """
 
 from __future__ import annotations
 
 from numba import njit
 
+from nnkernels.backends._compiled.epochs.engine import (
+    AWAY,
+    DEADLINE,
+    MAILBOX,
+    PATIENCE_NS,
+    RESERVED,
+    RUNNING,
+    SPINS,
+    STEPS,
+    TABLE,
+    WAITING,
+    WORK,
+)
 from nnkernels.backends.numba.compiling.intrinsics import (
     atomic_load,
     atomic_replace,
@@ -25,16 +33,7 @@ from nnkernels.backends.numba.compiling.intrinsics import (
     store_word,
     yield_processor,
 )
-from nnkernels.backends.numba.epochs.walker import SPINS, walk
-
-AWAY, WAITING, RESERVED, WORK, RUNNING = range(5)
-MAILBOX = 16
-"""Words of a mailbox: two cache lines."""
-
-TABLE, STEPS, DEADLINE = 1, 2, 7
-"""Places in it of the walker's arguments, which begin with the table."""
-
-PATIENCE_NS = 2_000_000
+from nnkernels.backends.numba.epochs.walker import walk
 
 _walk = njit(walk)
 

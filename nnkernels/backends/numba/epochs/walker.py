@@ -1,19 +1,6 @@
 """The compiled loop over a plan's table: whole epochs without returning to Python.
 
-The table of a thread is a list of int64, read from left to right once a step:
-
-======== ============================================================================
-WINDOW   cell, base, stride: write ``base + row * stride`` to the cell of a record
-RUN      members, first, last, chunk; then for each member entry, record, factor, clock
-BARRIER  wait for all threads
-GUARD    address of the loss, whether it is float64: end the run if it is not finite
-END
-======== ============================================================================
-
-RUN calls its members one after the other on units ``[first, last)``, ``chunk`` of them at a time,
-so that what one member leaves in the cache the next one finds there. A member has ``factor`` items
-a unit; ``clock`` is where :func:`walk_timed` adds up its nanoseconds. Everything is reached through
-a pointer: a new network, or another kernel, changes the table and compiles nothing.
+The table is that of :mod:`nnkernels.backends._compiled.epochs.engine`.
 """
 
 from __future__ import annotations
@@ -22,6 +9,15 @@ import math
 
 from numba import njit
 
+from nnkernels.backends._compiled.epochs.engine import (
+    BARRIER,
+    GUARD,
+    LOOK,
+    MEMBER,
+    RUN,
+    SPINS,
+    WINDOW,
+)
 from nnkernels.backends.numba.compiling.intrinsics import (
     atomic_add,
     atomic_load,
@@ -33,17 +29,6 @@ from nnkernels.backends.numba.compiling.intrinsics import (
     view,
     yield_processor,
 )
-
-END, WINDOW, RUN, BARRIER, GUARD = range(5)
-LENGTHS = {END: 1, WINDOW: 4, RUN: 5, BARRIER: 1, GUARD: 3}
-MEMBER = 4
-"""Words of a member."""
-
-LOOK = 8
-"""Steps of one thread between two looks at the clock."""
-
-SPINS = 2000
-"""Looks at a barrier before the processor is left to others."""
 
 
 @njit

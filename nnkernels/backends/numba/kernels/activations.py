@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import njit
 from numba.extending import intrinsic
 
-from nnkernels.backends.numba.compiling.declare import Family
+from nnkernels.backends.numba.compiling.family import Family
 from nnkernels.backends.numba.kernels.mathematics import (
     Scalar,
     erfc,

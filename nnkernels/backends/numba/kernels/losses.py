@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.backends.numba.compiling.declare import Family
+from nnkernels.backends.numba.compiling.family import Family
 from nnkernels.backends.numba.compiling.intrinsics import wanted
 from nnkernels.backends.numba.kernels.activations import at_least, inlined, less_both, row_maximum
 from nnkernels.backends.numba.kernels.mathematics import Scalar, exp, log, log1p, logistic

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnkernels.backends.numba.compiling.declare import Family
+from nnkernels.backends.numba.compiling.family import Family
 from nnkernels.backends.numba.compiling.intrinsics import inlined
 from nnkernels.spec import Array
 

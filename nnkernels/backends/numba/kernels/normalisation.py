@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnkernels.backends.numba.compiling.declare import Family
+from nnkernels.backends.numba.compiling.family import Family
 from nnkernels.backends.numba.compiling.intrinsics import fma, inlined, wanted
 from nnkernels.spec import Array
 

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from nnkernels.backends.numba.compiling.declare import Family
+from nnkernels.backends.numba.compiling.family import Family
 from nnkernels.backends.numba.compiling.intrinsics import fma, inlined, wanted
 from nnkernels.backends.numba.kernels.sums import (
     PARTIAL,

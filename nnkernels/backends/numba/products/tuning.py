@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nnkernels.backends._blas import blas_threads
+from nnkernels.backends._compiled.declare import Call, Step
+from nnkernels.backends._compiled.products import Product
 from nnkernels.backends.numba.compiling import linking
-from nnkernels.backends.numba.compiling.declare import Call, Step
-from nnkernels.backends.numba.kernels.linear import Product, transposition
+from nnkernels.backends.numba.kernels.linear import MULTIPLIER
 from nnkernels.backends.numba.products import choice
 from nnkernels.backends.numba.products.microkernel import vector_bits
 from nnkernels.spec import get_op
@@ -168,7 +169,7 @@ class Products:
             "blas": product_step("blas", m, k, n, dtype),
         }
         if code == "own":
-            copy = transposition({"rows": k, "columns": n}, dtype)
+            copy = MULTIPLIER.transposition({"rows": k, "columns": n}, dtype)
             self.steps["copy"] = copy.renamed({"a": "b", "out": "turned"})
         linking.load([step.entry for step in self.steps.values()])
         addresses = {name: array.ctypes.data for name, array in self.arrays.items()}
@@ -190,14 +191,14 @@ class Products:
         return (time.perf_counter() - began) / loops
 
 
-def product_step(code: choice.Code, m: int, k: int, n: int, dtype: str) -> Step:
+def product_step(code: str, m: int, k: int, n: int, dtype: str) -> Step:
     """The step of ``out = a b``, whoever the rule would choose."""
     op = get_op("matmul")
     params = {"transpose_a": False, "transpose_b": False}
     sizes = {"m": m, "k": k, "n": n}
     names = frozenset({"a", "b", "out"})
     call = Call(op, op.signatures(params)[0], "", params, sizes, dtype, names)
-    return Product("a", "b", "out", "m", "n", "k")._step(call, code, "b")
+    return Product(MULTIPLIER, "a", "b", "out", "m", "n", "k").step(call, code, "b")
 
 
 def own_seconds(m: int, k: int, n: int, dtype: str, samples: int = 200) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nnkernels import get_backend
-from nnkernels.backends.numba.epochs.executor import EpochExecutable
+from nnkernels.backends._compiled.epochs.executor import EpochExecutable
 from nnkernels.backends.numba.products.microkernel import vector_bits
 from nnkernels.errors import DivergedError, InputError, LabelError, ProgramError
 from nnkernels.nn import (

@@ -8,10 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkernels.backends.numba.compiling.declare import Access
-from nnkernels.backends.numba.epochs.plan import Group, Guard, Plan, _grouped, _stages, make_plan
-from nnkernels.backends.numba.epochs.table import share
-from nnkernels.backends.numba.epochs.tasks import Region, Task
+from nnkernels.backends._compiled.declare import Access
+from nnkernels.backends._compiled.epochs.plan import (
+    Group,
+    Guard,
+    Plan,
+    _grouped,
+    _stages,
+    make_plan,
+)
+from nnkernels.backends._compiled.epochs.table import share
+from nnkernels.backends._compiled.epochs.tasks import Region, Task
 from nnkernels.backends.numba.products.microkernel import vector_bits
 from nnkernels.nn import MLP, Adam
 from nnkernels.nn.lowering import (

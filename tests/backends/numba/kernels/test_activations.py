@@ -13,8 +13,8 @@ pytest.importorskip("numba")
 from numba.core.codegen import CPUCodeLibrary
 
 from nnkernels import get_backend
+from nnkernels.backends._compiled.record import lay_out, operands
 from nnkernels.backends.numba.compiling.compiler import compile_entry
-from nnkernels.backends.numba.compiling.record import lay_out, operands
 from nnkernels.backends.numba.kernels import activations, losses
 from nnkernels.spec import get_op
 
@@ -123,8 +123,8 @@ def assembly_of(name, monkeypatch):
     given = operands(op, op.signatures(params)[0], kernel.workspace, params)
     for phase in kernel.phases:
         if not phase.alternative:
-            layout = lay_out(phase.function, given, "float32", phase.over)
-            compile_entry("entry", phase.function, layout)
+            layout = lay_out(phase.code, given, "float32", phase.over)
+            compile_entry("entry", phase.code.written_in, layout)
     return "".join(texts)
 
 

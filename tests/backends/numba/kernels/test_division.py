@@ -8,7 +8,7 @@ import pytest
 
 from nnkernels import plugins
 from nnkernels import signature as sig
-from nnkernels.backends.numba.compiling.declare import CompiledKernel
+from nnkernels.backends._compiled.declare import CompiledKernel
 from nnkernels.spec import get_op
 from nnkernels.testing.samples import derive, forward_of, make, parameter_sets, samples
 

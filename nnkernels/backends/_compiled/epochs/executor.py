@@ -1,7 +1,7 @@
-"""The Executable of the Numba backend: whole epochs in compiled code, divided among threads.
+"""The Executable of compiled kernels: whole epochs in compiled code, divided among threads.
 
 A step's plan becomes one table of int64 for every thread (see
-:mod:`nnkernels.backends.numba.epochs.walker`), and Python is asked again only several times a
+:mod:`nnkernels.backends._compiled.epochs.engine`), and Python is asked again only several times a
 second, to look for signals and to choose the number of threads. What a thread has for itself (loss,
 counters, learning rate) the first one copies to the State at the end.
 """
@@ -17,13 +17,12 @@ from typing import Any
 
 from nnkernels.backend import Backend
 from nnkernels.backends._blas import BlasExecutable, blas_threads
-from nnkernels.backends.numba.compiling import linking
-from nnkernels.backends.numba.epochs import walker
-from nnkernels.backends.numba.epochs.crew import Crew, Job, entries
-from nnkernels.backends.numba.epochs.memory import Shared
-from nnkernels.backends.numba.epochs.pace import Pace, default_threads
-from nnkernels.backends.numba.epochs.plan import Plan, make_plan
-from nnkernels.backends.numba.epochs.tasks import Unsupported, regions_of
+from nnkernels.backends._compiled.epochs.crew import Crew, Job
+from nnkernels.backends._compiled.epochs.engine import Engine
+from nnkernels.backends._compiled.epochs.memory import Shared
+from nnkernels.backends._compiled.epochs.pace import Pace, default_threads
+from nnkernels.backends._compiled.epochs.plan import Plan, make_plan
+from nnkernels.backends._compiled.epochs.tasks import Unsupported, regions_of
 from nnkernels.errors import BackendError, ProgramError, unknown
 from nnkernels.program import Program, State
 from nnkernels.program.format import Instruction
@@ -35,7 +34,7 @@ LIMIT_S = 0.3
 """Seconds after which a chunk of steps ends early, where another process took the processors."""
 
 
-def bind(backend: Backend, program: Program, state: State) -> Any:
+def bind(engine: Engine, backend: Backend, program: Program, state: State) -> Any:
     """An Executable: compiled epochs, or the interpreter where a kernel is Python code."""
     program.validate()
     fitted = specialise(program, backend)
@@ -43,20 +42,24 @@ def bind(backend: Backend, program: Program, state: State) -> Any:
         plan = make_plan(fitted, backend)
     except Unsupported:
         return BlasExecutable(backend, program, state)
-    return EpochExecutable(backend, fitted, plan, state)
+    return EpochExecutable(engine, backend, fitted, plan, state)
 
 
 class EpochExecutable:
     """Runs a Program's steps in compiled code.
 
     Args:
+        engine: the compiled loops.
         backend: whose kernels run.
         program: the step, specialised to the backend.
         plan: what a step does.
         state: what it reads and writes.
     """
 
-    def __init__(self, backend: Backend, program: Program, plan: Plan, state: State) -> None:
+    def __init__(
+        self, engine: Engine, backend: Backend, program: Program, plan: Plan, state: State
+    ) -> None:
+        self._engine = engine
         self.backend, self.program, self.plan, self.state = backend, program, plan, state
         self.threads = backend.threads or default_threads(program)
         self._lock = threading.Lock()
@@ -64,7 +67,7 @@ class EpochExecutable:
         self._windows: int | None = None  # the last row at which a step finds its rows
         self._advance = sum(i.params["rows"] for i in program.instructions if i.op == "advance")
         counts = {1, self.threads}
-        linking.load([*plan.entries, *(entry for n in counts for entry in entries(n))])
+        engine.load([*plan.entries, *(entry for n in counts for entry in engine.entries(n))])
         touched = [r for task in plan.tasks for r in task.regions.values()]
         common = {r.memory for r in touched if not r.private}
         self._slots = [
@@ -72,11 +75,11 @@ class EpochExecutable:
         ]
         regions = [*touched, *self._slots]
         self._shared = Shared(program, state, regions)
-        job = Job(program, plan, state, self._shared, regions)
+        job = Job(engine, program, plan, state, self._shared, regions)
         self._crews = {n: Crew(job, n) for n in counts}
         self._last = self._crews[1]
         self._pace = Pace(self.threads)
-        self._used_blas = any(e.name.startswith("blocked.blas") for e in plan.entries)
+        self._used_blas = any(engine.uses_blas(entry) for entry in plan.entries)
 
     # --- running -------------------------------------------------------------------------------
 
@@ -178,7 +181,6 @@ class EpochExecutable:
 
         The State changes as in :meth:`run`.
         """
-        entry = linking.plain_entry(walker.walk_timed, 3)
         crew = self._crew(1)
         table, private = crew.members[0].table, crew.members[0].private
         for _, clock in table.clocks:
@@ -186,7 +188,9 @@ class EpochExecutable:
         with self._alone():
             crew.prologue()
             private.fetch_state()
-            entry.call(table.address, self._steps_in_data(steps), private.counter("row"))
+            self._engine.walk_timed.call(
+                table.address, self._steps_in_data(steps), private.counter("row")
+            )
             private.store_state()
         return [(task.instruction, float(clock[0]) * 1e-9) for task, clock in table.clocks]
 

@@ -1,4 +1,4 @@
-"""The table of one thread: a plan as the integers that the compiled walker reads."""
+"""The table of one thread: a plan as the integers that the compiled loop reads."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nnkernels.backends.numba.epochs import walker
-from nnkernels.backends.numba.epochs.memory import INPUT_PREFIX, Private, Shared
-from nnkernels.backends.numba.epochs.plan import Group, Guard, Plan
-from nnkernels.backends.numba.epochs.tasks import Region, Task
+from nnkernels.backends._compiled.epochs import engine
+from nnkernels.backends._compiled.epochs.memory import INPUT_PREFIX, Private, Shared
+from nnkernels.backends._compiled.epochs.plan import Group, Guard, Plan
+from nnkernels.backends._compiled.epochs.tasks import Region, Task
 from nnkernels.program.format import Slot
 from nnkernels.spec import Array
 
@@ -65,18 +65,18 @@ class Table:
             for record, cell in cells
         ]
         self._windows = [
-            (name, walker.LENGTHS[walker.WINDOW] * i + 2) for i, (name, *_) in enumerate(windows)
+            (name, engine.LENGTHS[engine.WINDOW] * i + 2) for i, (name, *_) in enumerate(windows)
         ]
         head = [
             word
             for _, record, cell in windows
-            for word in (walker.WINDOW, record.ctypes.data + 8 * cell, 0, 0)
+            for word in (engine.WINDOW, record.ctypes.data + 8 * cell, 0, 0)
         ]
-        self.words = np.array([*head, *body, walker.END], np.int64)
+        self.words = np.array([*head, *body, engine.END], np.int64)
 
     @property
     def address(self) -> int:
-        """Where the walker begins to read."""
+        """Where the loop begins to read."""
         return int(self.words.ctypes.data)
 
     def feed(self, arrays: Mapping[str, Array]) -> None:
@@ -108,17 +108,17 @@ class Table:
 
     def _stage(self, stage: Sequence[Group | Guard]) -> list[int]:
         words = [word for item in stage for word in self._item(item)]
-        return [*words, walker.BARRIER] if self._threads > 1 else words
+        return [*words, engine.BARRIER] if self._threads > 1 else words
 
     def _item(self, item: Group | Guard) -> list[int]:
         if isinstance(item, Guard):
-            return [walker.GUARD, self._address(item.loss), int(self._double)]
+            return [engine.GUARD, self._address(item.loss), int(self._double)]
         first, last = 0, item.units
         if not item.everywhere:
             first, last = share(item.units, self._threads, self._thread)
         if first == last:
             return []
-        words = [walker.RUN, len(item.tasks), first, last, item.chunk]
+        words = [engine.RUN, len(item.tasks), first, last, item.chunk]
         for task in item.tasks:
             clock = np.zeros(1, np.int64)
             self.clocks.append((task, clock))

@@ -1,4 +1,4 @@
-"""How a Numba kernel is declared: phases of an operator, each a plain function.
+"""How a compiled kernel is declared: phases of an operator, each a function.
 
 An operator is computed by one phase or several, one after the other. A phase computes *items* of
 one dimension, ``over``, independently of each other, so that threads may divide them and a cache
@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import array
 import ctypes
-import inspect
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from nnkernels import signature as sig
 from nnkernels.backend import Kernel, KernelTable, Precision
-from nnkernels.backends.numba.compiling import record
-from nnkernels.backends.numba.compiling.linking import Entry, kernel_entry
+from nnkernels.backends._compiled import record
+from nnkernels.backends._compiled.entry import Code, Entry
 from nnkernels.program.builder import result_specs
 from nnkernels.spec import Array, Op, get_op
 
@@ -32,13 +31,13 @@ class Phase:
     """A part of an operator's computation.
 
     Attributes:
-        function: see :mod:`nnkernels.backends.numba.compiling.record`.
+        code: see :mod:`nnkernels.backends._compiled.record`.
         over: label of the dimension that is divided.
         makes: outputs and scratch for whose sake it runs; nothing: it always runs.
         alternative: of the operator's signatures, where it belongs to one of several.
     """
 
-    function: Callable[..., Any]
+    code: Code
     over: str | None = None
     makes: tuple[str, ...] = ()
     alternative: int | None = None
@@ -52,14 +51,14 @@ class Phase:
     def steps(self, call: Call) -> list[Step]:
         """Its one step."""
         given = record.operands(call.op, call.signature, call.workspace, call.params)
-        layout = record.lay_out(self.function, given, call.floating, self.over)
+        layout = record.lay_out(self.code, given, call.floating, self.over)
         accesses = [Access(f.name, call.writes(f.name), f.sliced) for f in layout.arrays]
 
         def fill(addresses: Mapping[str, int]) -> list[int]:
             return record.fill(layout, addresses, given.params, call.sizes)
 
         count = record.items(layout, call.sizes)
-        return [Step(kernel_entry(self.function, layout), count, tuple(accesses), fill)]
+        return [Step(self.code.entry(layout), count, tuple(accesses), fill)]
 
 
 @dataclass(frozen=True)
@@ -182,8 +181,8 @@ class CompiledKernel:
     _prepared: dict[Any, _Prepared] = field(default_factory=dict)
 
     @property
-    def __wrapped__(self) -> Callable[..., Any]:
-        return self.written_in or self.phases[0].function
+    def __wrapped__(self) -> Callable[..., Any] | None:
+        return self.written_in or self.phases[0].code.written_in
 
     def steps(
         self,
@@ -379,23 +378,22 @@ class Family:
     def __init__(self) -> None:
         self._kernels: dict[str, CompiledKernel] = {}
 
-    def phase(
+    def add(
         self,
-        op: str | None = None,
+        op: str,
+        code: Code,
         *,
         over: str | None = None,
         makes: tuple[str, ...] | None = None,
         alternative: int | None = None,
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Declare the decorated function as the next phase of ``op`` (by default of its name)."""
+    ) -> None:
+        """Declare ``code`` as the next phase of ``op``; see :class:`Phase`.
 
-        def add(function: Callable[..., Any]) -> Callable[..., Any]:
-            kernel = self[op or function.__name__]
-            made = _outputs_of(function, kernel.op) if makes is None else makes
-            kernel.phases.append(Phase(function, over, made, alternative))
-            return function
-
-        return add
+        Without ``makes`` it runs for the outputs among its parameters.
+        """
+        kernel = self[op]
+        made = _outputs_of(code, kernel.op) if makes is None else makes
+        kernel.phases.append(Phase(code, over, made, alternative))
 
     def workspace(self, op: str, arrays: str) -> None:
         """Declare the scratch of ``op``: arguments of the signature language, each with a name."""
@@ -434,8 +432,8 @@ def in_precision(kernels: Mapping[str, Kernel], precision: Precision) -> dict[st
     }
 
 
-def _outputs_of(function: Callable[..., Any], op: Op[Any, Any]) -> tuple[str, ...]:
-    """The outputs among a function's parameters."""
+def _outputs_of(code: Code, op: Op[Any, Any]) -> tuple[str, ...]:
+    """The outputs among a kernel's parameters."""
     signature = op.signatures(op.params)[0]
     outputs = record.output_names(op, signature)
-    return tuple(n for n in inspect.signature(function).parameters if n in outputs)
+    return tuple(name for name in code.parameters if name in outputs)

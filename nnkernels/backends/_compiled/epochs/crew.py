@@ -10,13 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nnkernels.backends.numba.compiling import linking
-from nnkernels.backends.numba.compiling.linking import Entry
-from nnkernels.backends.numba.epochs import team, walker
-from nnkernels.backends.numba.epochs.memory import Private, Shared
-from nnkernels.backends.numba.epochs.plan import Plan
-from nnkernels.backends.numba.epochs.table import Table
-from nnkernels.backends.numba.epochs.tasks import Region
+from nnkernels.backends._compiled.epochs.engine import AWAY, MAILBOX, TABLE, Engine
+from nnkernels.backends._compiled.epochs.memory import Private, Shared
+from nnkernels.backends._compiled.epochs.plan import Plan
+from nnkernels.backends._compiled.epochs.table import Table
+from nnkernels.backends._compiled.epochs.tasks import Region
 from nnkernels.program import Program, State
 from nnkernels.program.format import ALIGNMENT
 from nnkernels.spec import Array
@@ -26,11 +24,13 @@ class Job(NamedTuple):
     """What the threads of an executable have in common.
 
     Attributes:
+        engine: the compiled loops.
         program, plan, state: what runs on what.
         shared: the arrays that all threads see.
         regions: the memory that the plan touches.
     """
 
+    engine: Engine
     program: Program
     plan: Plan
     state: State
@@ -45,21 +45,6 @@ class Member(NamedTuple):
     table: Table
 
 
-def entries(threads: int) -> list[Entry]:
-    """The compiled code that a crew needs besides the kernels."""
-    if threads == 1:
-        return [linking.plain_entry(walker.walk, 7)]
-    return [
-        linking.plain_entry(function, count)
-        for function, count in (
-            (team.lead, 8),
-            (team.serve, 1),
-            (team.reserve, 1),
-            (team.dismiss, 1),
-        )
-    ]
-
-
 class Crew:
     """A number of threads that run steps together; the first of them is the caller's."""
 
@@ -70,14 +55,14 @@ class Crew:
         self._prologue = [(task, table.record(task)) for task in job.plan.prologue]
         buffer = job.state.device.buffer
         self._barrier = buffer(2 * ALIGNMENT).view(np.int64)
-        self._mailboxes = buffer(8 * team.MAILBOX * (threads - 1)).view(np.int64)
-        self._mailboxes = self._mailboxes.reshape(threads - 1, team.MAILBOX)
+        self._mailboxes = buffer(8 * MAILBOX * (threads - 1)).view(np.int64)
+        self._mailboxes = self._mailboxes.reshape(threads - 1, MAILBOX)
         first, *others = (self._arguments(member) for member in self.members)
         self._first = first
         for mailbox, arguments in zip(self._mailboxes, others, strict=True):
-            mailbox[team.TABLE : team.TABLE + len(arguments)] = arguments
+            mailbox[TABLE : TABLE + len(arguments)] = arguments
         self._addresses = [int(mailbox.ctypes.data) for mailbox in self._mailboxes]
-        self._calls = [entry.call for entry in entries(threads)]
+        self._calls = [entry.call for entry in job.engine.entries(threads)]
         self._pool: ThreadPoolExecutor | None = None
         self._process = 0
 
@@ -90,7 +75,7 @@ class Crew:
         return Member(private, table)
 
     def _arguments(self, member: Member) -> list[int]:
-        """What the walker gets for a member, without the number of steps."""
+        """What the walk gets for a member, without the number of steps."""
         counters = [member.private.counter(name) for name in ("row", "diverged")]
         barrier = int(self._barrier.ctypes.data)
         return [member.table.address, 0, *counters, barrier, self._threads]
@@ -129,7 +114,7 @@ class Crew:
         pool, addresses = self._workers(), self._addresses
         try:
             for mailbox, address in zip(self._mailboxes, addresses, strict=True):
-                if reserve(address) == team.AWAY:
+                if reserve(address) == AWAY:
                     pool.submit(_serve, serve, mailbox)
             completed: int = lead(table, steps, *rest, addresses[0])
             return completed
@@ -140,7 +125,7 @@ class Crew:
     def _workers(self) -> ThreadPoolExecutor:
         """Threads of this process: after a fork the parent's are gone."""
         if self._pool is None or self._process != os.getpid():
-            self._mailboxes[:, 0] = team.AWAY
+            self._mailboxes[:, 0] = AWAY
             self._pool, self._process = ThreadPoolExecutor(self._threads - 1), os.getpid()
         return self._pool
 

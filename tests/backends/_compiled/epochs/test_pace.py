@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkernels.backends.numba.epochs.pace import CHUNK_S, LONG_STEP_S, PROBE_S, Pace
+from nnkernels.backends._compiled.epochs.pace import CHUNK_S, LONG_STEP_S, PROBE_S, Pace
 
 
 class Machine:

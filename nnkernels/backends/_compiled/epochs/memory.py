@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from nnkernels.backends.numba.epochs.tasks import PRIVATE_BUFFERS, Region
+from nnkernels.backends._compiled.epochs.tasks import PRIVATE_BUFFERS, Region
 from nnkernels.program import Program, State
 from nnkernels.program.format import CONSTANT, INPUT, aligned
 from nnkernels.spec import Array

@@ -13,8 +13,8 @@ import numpy as np
 
 from nnkernels import signature as sig
 from nnkernels.backend import Backend
-from nnkernels.backends.numba.compiling import record
-from nnkernels.backends.numba.compiling.declare import CompiledKernel, Step
+from nnkernels.backends._compiled import record
+from nnkernels.backends._compiled.declare import CompiledKernel, Step
 from nnkernels.program.builder import solved_dims
 from nnkernels.program.format import ARENA, Instruction, Program
 from nnkernels.spec import get_op

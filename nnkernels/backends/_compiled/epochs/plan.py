@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nnkernels.backend import Backend
-from nnkernels.backends.numba.compiling.linking import Entry
-from nnkernels.backends.numba.epochs.tasks import Region, Task, Use, regions_of, tasks_of
+from nnkernels.backends._compiled.entry import Entry
+from nnkernels.backends._compiled.epochs.tasks import Region, Task, Use, regions_of, tasks_of
 from nnkernels.program.format import Entry as Parameter
 from nnkernels.program.format import Program
 

@@ -6,25 +6,27 @@ addresses of its arrays, its parameters (float64 by their bits) and the sizes of
 the order that a :class:`Layout` says; ``[first, last)`` are the items it is to compute, along the
 dimension named ``over``.
 
-A kernel is written as a plain function, whose parameter names say what it wants:
+A kernel says by the names of its parameters what it wants:
 
 * the operator's inputs, outputs (``out`` where there is one) and scratch, as C-contiguous arrays.
   One whose first dimension is ``over`` holds the items ``[first, last)`` alone. ``...`` is
   flattened into one dimension, and a single number is an array of one element. The address of an
-  output that is not wanted is 0: see :func:`nnkernels.backends.numba.compiling.intrinsics.wanted`;
+  output that is not wanted is 0;
 * the operator's parameters: float64, int64, or for a choice its position among the choices;
 * ``b_size``, the whole size of a dimension ``b``; ``row_size``, how many elements of ``...`` one
   index of its first dimension selects; ``first`` and ``last``.
+
+In the record stand the arrays first, in the order of the parameters, then the operator's parameters,
+then the sizes that are asked for, then those of the arrays' other dimensions.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,12 +34,15 @@ from nnkernels import signature as sig
 from nnkernels.errors import BackendError
 from nnkernels.spec import Op
 
+if TYPE_CHECKING:
+    from nnkernels.backends._compiled.entry import Code
+
 CELL = 8
 """Bytes of a record's cell."""
 
 
 class Field(NamedTuple):
-    """One parameter of a kernel's function, and where it stands in the record.
+    """One parameter of a kernel, and where it stands in the record.
 
     Attributes:
         name: of the parameter.
@@ -61,7 +66,7 @@ class Layout:
     """The record of one kernel for one dtype.
 
     Attributes:
-        fields: what the function gets, in the order of its parameters.
+        fields: what the kernel gets, in the order of its parameters.
         sizes: cell of every dimension's size.
         cells: length of the record.
         over: dimension whose items are divided; None where the kernel computes everything at once.
@@ -120,11 +125,9 @@ def _number(op: Op[Any, Any], name: str, value: Any) -> float | int | None:
     return value if isinstance(value, (int, float)) else None
 
 
-def lay_out(
-    function: Callable[..., Any], given: Operands, floating: str, over: str | None
-) -> Layout:
-    """The record of ``function``."""
-    names = list(inspect.signature(function).parameters)
+def lay_out(code: Code, given: Operands, floating: str, over: str | None) -> Layout:
+    """The record of a kernel."""
+    names = code.parameters
     cells = iter(range(1 << 10))
     wanted = {n: given.arrays[n] for n in names if n in given.arrays}
     fields: dict[str, Field] = {}
@@ -142,14 +145,14 @@ def lay_out(
             fields[name] = Field(name, kind, next(cells))
         elif name in ("first", "last"):
             fields[name] = Field(name, name)  # type: ignore[arg-type]  # one of the two
-    labels = {d: None for f in fields.values() for d in f.dims if not d.isdigit()}
-    labels |= {n.removesuffix("_size"): None for n in names if n.endswith("_size")}
+    labels = {n.removesuffix("_size"): None for n in names if n.endswith("_size")}
+    labels |= {d: None for f in fields.values() for d in f.dims if not d.isdigit()}
     sizes = {label: next(cells) for label in labels}
     for name in names:
         if name.endswith("_size"):
             fields[name] = Field(name, "int", sizes[name.removesuffix("_size")])
         elif name not in fields:
-            raise BackendError(f"kernel {function.__name__}: nothing is called {name!r}")
+            raise BackendError(f"kernel {code.name}: nothing is called {name!r}")
     return Layout(tuple(fields[n] for n in names), sizes, next(cells), over)
 
 

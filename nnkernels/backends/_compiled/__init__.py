@@ -1,0 +1,1 @@
+"""What backends of compiled kernels share: how kernels are declared and called, whole epochs."""
