@@ -5,10 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from nnkernels.bench.harness import Case
 from nnkernels.errors import InputError
 
+
+class Named(Protocol):
+    """What can be selected: a case, or a sweep."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Further words."""
+
+
+N = TypeVar("N", bound=Named)
 Match = Callable[[str], bool]
 """Tells whether a word is found in the thing that is matched."""
 Node = Callable[[Match], bool]
@@ -17,7 +31,7 @@ _TOKEN = re.compile(r"\s*([()]|[^\s()]+)")
 MAX_TOKENS = 200
 
 
-def select(cases: Iterable[Case], expression: str | None) -> list[Case]:
+def select(cases: Iterable[N], expression: str | None) -> list[N]:
     """The cases whose id or tags match; without an expression, those tagged ``main``.
 
     A word matches where it is part of the id, or a tag; upper and lower case are the same.
@@ -35,7 +49,7 @@ def select(cases: Iterable[Case], expression: str | None) -> list[Case]:
     return found
 
 
-def _finder(case: Case) -> Match:
+def _finder(case: Named) -> Match:
     name, tags = case.id.lower(), {tag.lower() for tag in case.tags}
     return lambda word: word.lower() in name or word.lower() in tags
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,7 +14,6 @@ from msgspec.structs import replace
 from nnkernels import errors, plugins
 from nnkernels.bench import machine, results
 from nnkernels.bench.harness import (
-    SAMPLE_SECONDS,
     Agreement,
     Case,
     Preset,
@@ -23,7 +21,8 @@ from nnkernels.bench.harness import (
     identify,
     interleave,
 )
-from nnkernels.bench.statistics import CONFIDENCE, summarise
+from nnkernels.bench.recording import Recorder
+from nnkernels.bench.statistics import summarise
 from nnkernels.bench.workers import (
     CandidateError,
     Greeting,
@@ -34,6 +33,7 @@ from nnkernels.bench.workers import (
     WorkerHungError,
     WorkerLostError,
 )
+from nnkernels.bench.workers import Settings as WorkerSettings
 from nnkernels.errors import BackendError, BackendUnavailableError, NnkernelsError
 
 REFERENCE = "reference"
@@ -87,6 +87,7 @@ class Plan:
             name says its own number keeps that.
         argv: the command line, for the record.
         seed: of the order in which candidates take turns.
+        cpus: the only CPUs that candidates may use; None leaves the system's choice.
     """
 
     cases: Sequence[Case]
@@ -97,6 +98,7 @@ class Plan:
     threads: int | None = None
     argv: Sequence[str] = ()
     seed: int = 0
+    cpus: Collection[int] | None = None
 
     @property
     def baselines(self) -> list[str]:
@@ -135,11 +137,12 @@ class Candidate:
         self.retired: CandidateError | None = None
         self.device = "cpu"
         self._threads = plan.threads
+        self._settings = WorkerSettings(cpus=plan.cpus)
         self._worker: Worker | None = None
 
     def start(self) -> None:
         """Start a worker; :meth:`greet` must follow."""
-        self._worker = Worker()
+        self._worker = Worker(self._settings)
         self._worker.send(
             "hello",
             **{"backend": None, "baseline": None, self.kind: self.name},
@@ -241,10 +244,9 @@ class Session:
     complete: bool = False
 
     def __post_init__(self) -> None:
-        self._began = time.perf_counter()
-        self._created = datetime.now(UTC)
-        self._start = machine.Start()
-        self._rng = np.random.default_rng(self.plan.seed)
+        plan = self.plan
+        self._recorder = Recorder(plan.argv, plan.seed, plan.effort.budget, plan.threads)
+        self._rng = np.random.default_rng(plan.seed)
 
     def run(self) -> None:
         """Measure every case of the plan."""
@@ -257,7 +259,7 @@ class Session:
 
     def _share(self, number: int) -> float:
         """Seconds for the next case: an equal part of what is left."""
-        left = self.plan.effort.budget - (time.perf_counter() - self._began)
+        left = self.plan.effort.budget - self._recorder.elapsed
         return max(left, 0.0) / (len(self.plan.cases) - number)
 
     def _measure(self, case: Case, seconds: float) -> list[results.Result]:
@@ -267,49 +269,50 @@ class Session:
             for number, candidate in enumerate(self.crew)
             if candidate.kind == "backend" or candidate.name in case.baselines
         ]
-        for trial in trials:
-            trial.load(self.plan.preset)
-        problem = case.make()
-        for trial in trials:
-            trial.prepare(problem, self.plan.effort.prime)
-        interleave(
-            [trial.sample for trial in trials],
-            self._rng,
-            seconds=deadline - time.perf_counter(),
-            least=self.plan.effort.least,
-            most=self.plan.effort.most,
-            enough=lambda: all(trial.done for trial in trials),
-        )
-        for trial in trials:
-            trial.check_again(problem)
+        contest(trials, case, self.plan, self._rng, deadline)
         rows = [trial.result() for trial in trials]
         skipped = self.plan.skipped.items()
         return rows + [_row(case, name, "skipped", reason) for name, reason in skipped]
 
     def record(self) -> results.Run:
         """Everything that is known so far, as one record."""
-        return results.Run(
-            schema="nnkernels.bench/1",
-            kind="bench",
-            id=results.new_id(),
-            created=self._created.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            argv=[machine.scrub(a) for a in self.plan.argv],
-            seed=self.plan.seed,
-            duration_s=round(time.perf_counter() - self._began, 3),
-            complete=self.complete,
-            code=machine.code(),
-            machine=machine.describe(self._start),
-            settings=results.Settings(
-                threads=self.plan.threads,
-                affinity=machine.affinity(),
-                cache="warm",
-                gc="off",
-                sample_target_s=SAMPLE_SECONDS,
-                ci=CONFIDENCE,
-                budget_s=self.plan.effort.budget,
-            ),
-            results=self.found,
-        )
+        return self._recorder.record("bench", self.found, complete=self.complete)
+
+
+def contest(
+    trials: Sequence[Trial],
+    case: Case,
+    plan: Plan,
+    rng: np.random.Generator,
+    deadline: float,
+    enough: Callable[[], bool] | None = None,
+) -> None:
+    """Load, check and prime all, let them take samples in turns until then, and check again.
+
+    Args:
+        trials: of the candidates on ``case``.
+        case: the workload.
+        plan: says the preset, and the effort.
+        rng: of the order of turns.
+        deadline: on ``time.perf_counter()``.
+        enough: whether no more samples are needed; by default, whether all have converged.
+    """
+    effort = plan.effort
+    for trial in trials:
+        trial.load(plan.preset)
+    problem = case.make()
+    for trial in trials:
+        trial.prepare(problem, effort.prime)
+    interleave(
+        [trial.sample for trial in trials],
+        rng,
+        seconds=deadline - time.perf_counter(),
+        least=effort.least,
+        most=effort.most,
+        enough=enough or (lambda: all(trial.done for trial in trials)),
+    )
+    for trial in trials:
+        trial.check_again(problem)
 
 
 class Trial:
@@ -386,6 +389,11 @@ class Trial:
                 self._check(problem)
 
     @property
+    def samples(self) -> Sequence[float]:
+        """Seconds a call, in the order in which they were taken."""
+        return self._samples
+
+    @property
     def done(self) -> bool:
         """Whether no more samples are needed."""
         return not self._ok or self._times().converged
@@ -442,6 +450,7 @@ def _row(case: Case, name: str, status: Any, reason: str | None) -> results.Resu
         energy=results.Energy(),
         status=status,
         reason=reason,
+        size=case.size,
     )
 
 

@@ -60,6 +60,14 @@ def summarise(samples: Sequence[float], contended: int, process: int = 0) -> Tim
     )
 
 
+def paired_ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """Median of ``b / a`` over pairs that were taken in turns, and its interval."""
+    ordered = np.sort(np.log(b) - np.log(a))
+    low, high = median_ranks(len(ordered))
+    median, first, last = np.exp([np.median(ordered), ordered[low], ordered[high]])
+    return float(median), float(first), float(last)
+
+
 def half_width(ci: tuple[float, float], median: float) -> float:
     """Half the width of the interval, relative to the median."""
     return (ci[1] - ci[0]) / 2 / median if median else 0.0

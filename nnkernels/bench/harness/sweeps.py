@@ -67,8 +67,8 @@ BATCH, WIDTH, ROWS = 64, 128, 1024
 
 def _training_sweeps() -> Iterator[Sweep]:
     tags = ("train", "mlp_step", MAIN)
-    yield Sweep("mlp_step", "batch", 1, 4096, tags, lambda n: training.case_of(_network(n, WIDTH)))
-    yield Sweep("mlp_step", "width", 8, 2048, tags, lambda n: training.case_of(_network(BATCH, n)))
+    yield Sweep("mlp_step", "batch", 1, 2048, tags, lambda n: training.case_of(_network(n, WIDTH)))
+    yield Sweep("mlp_step", "width", 8, 1024, tags, lambda n: training.case_of(_network(BATCH, n)))
 
 
 def _network(batch: int, width: int) -> Network:
@@ -103,11 +103,11 @@ def _operator_sweeps() -> Iterator[Sweep]:
 def _grows(labels: frozenset[str]) -> tuple[str, int, int, frozenset[str]] | None:
     """What grows of an operator with these dimensions, from where to where, and which of them."""
     if labels == {"..."}:
-        return "elements", 64, 1 << 24, labels
+        return "elements", 64, 1 << 22, labels
     if labels >= {"k", "n"}:
-        return "n", 8, 2048, labels
+        return "n", 8, 1024, labels
     rows = labels & {"b", "..."}
-    return ("rows", 1, 1 << 16, frozenset({"b"})) if rows else None
+    return ("rows", 1, 1 << 15, frozenset({"b"})) if rows else None
 
 
 def _operator_at(op: Any, over: str, labels: frozenset[str], size: int) -> Case:
