@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from nnkernels.bench import machine
 from nnkernels.bench.results import Ceiling
@@ -57,46 +58,45 @@ FULL = Effort((256, 512, 1024, 1536, 2048), ("read", "copy", "triad"), 2, 4, 10,
 
 
 class Found(msgspec.Struct):
-    """A worker's answer."""
+    """A worker's answer; the level is its device's."""
 
     value: float | None
     method: str
+    level: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One measurement: what is asked of a worker, and what is known of the answer."""
+    """One measurement: what is asked of a worker, and the ceiling that the answer fills.
+
+    Attributes:
+        kind: what the worker measures.
+        arguments: with what.
+        ceiling: the record, without its value and its method.
+    """
 
     kind: str
     arguments: dict[str, Any]
-    threads: int
-    dtype: str | None = None
-    level: str | None = None
-    nbytes: int | None = None
+    ceiling: Ceiling
 
     @property
     def label(self) -> str:
         """For people who wait."""
-        size = f" {self.nbytes >> 10} KiB" if self.nbytes else ""
-        return f"{self.kind} {self.dtype or ''}{size}, threads {self.threads}"
+        record = self.ceiling
+        size = f"{record.array_bytes >> 10} KiB" if record.array_bytes else ""
+        threads = f"threads {record.threads}" if record.threads else record.device
+        return " ".join(part for part in (self.kind, record.dtype, size, threads) if part)
 
-    def ceiling(self, found: Found) -> Ceiling | None:
-        """The record; None where the worker has no way to measure it."""
+    def filled(self, found: Found) -> Ceiling | None:
+        """The ceiling; None where the worker has no way to measure it."""
         if found.value is None:
             return None
-        moved = self.kind in ARRAYS
-        return Ceiling(
-            device="cpu",
-            dtype=self.dtype,
-            threads=self.threads,
-            what=f"{self.kind}_bw" if moved else f"{self.kind}_flops",
-            value=found.value,
-            unit="B/s" if moved else "FLOP/s",
-            method=found.method,
-            level=self.level,
-            array_bytes=self.nbytes,
-            convention=CONVENTION if moved else None,
-        )
+        level = found.level or self.ceiling.level
+        return replace(self.ceiling, value=found.value, method=found.method, level=level)
+
+
+Progress = Callable[[str, int, int], None]
+"""Is told what comes next, its number from 0, and how many there are."""
 
 
 def measure(
@@ -105,7 +105,7 @@ def measure(
     dtypes: Sequence[str] = ("float32",),
     effort: Effort = QUICK,
     settings: Settings | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Ceiling]:
     """Measure the ceilings of the CPU.
 
@@ -114,42 +114,75 @@ def measure(
         dtypes: of the arithmetic.
         effort: how much.
         settings: of the worker; those of the workloads that are to be judged.
-        progress: told what comes next, its number from 0, and how many there are.
+        progress: how far it is.
 
     Raises:
         CandidateError: the worker was lost, or cannot measure.
     """
-    planned = list(requests(threads, dtypes, effort))
-    found = []
     worker = Worker(settings)
     try:
-        for number, request in enumerate(planned):
-            if progress is not None:
-                progress(request.label, number, len(planned))
-            found.append(_asked(worker, request, effort))
+        return ask(worker, list(requests(threads, dtypes, effort)), progress)
     finally:
         worker.close()
+
+
+def ask(
+    worker: Worker, planned: Sequence[Request], progress: Progress | None = None
+) -> list[Ceiling]:
+    """The ceilings that ``worker`` can measure, one after the other.
+
+    Raises:
+        CandidateError: the worker was lost, or cannot measure.
+    """
+    found = []
+    for number, request in enumerate(planned):
+        if progress is not None:
+            progress(request.label, number, len(planned))
+        answer = worker.ask(Found, PATIENCE, "limit", kind=request.kind, **request.arguments)
+        found.append(request.filled(answer))
     return [ceiling for ceiling in found if ceiling is not None]
-
-
-def _asked(worker: Worker, request: Request, effort: Effort) -> Ceiling | None:
-    limits = {"rounds": effort.rounds, "budget": effort.seconds}
-    answer = worker.ask(Found, PATIENCE, "limit", kind=request.kind, **limits, **request.arguments)
-    return request.ceiling(answer)
 
 
 def requests(threads: Sequence[int], dtypes: Sequence[str], effort: Effort) -> Iterator[Request]:
     """What :func:`measure` asks for, in order."""
+    limits = {"rounds": effort.rounds, "budget": effort.seconds}
     for count, dtype in itertools.product(threads, dtypes):
-        common = {"dtype": dtype, "threads": count}
+        common = {"dtype": dtype, "threads": count, **limits}
         for size in effort.sizes:
-            yield Request("gemm", {**common, "size": size}, count, dtype)
-        yield Request("fma", common, count, dtype)
+            record = empty("gemm_flops", "FLOP/s", dtype=dtype, threads=count)
+            yield Request("gemm", {**common, "size": size}, record)
+        yield Request("fma", common, empty("fma_flops", "FLOP/s", dtype=dtype, threads=count))
     caches = machine.caches()
     for count, kind in itertools.product(threads, effort.streams):
         for nbytes in _working_sets(ARRAYS[kind], caches, effort):
             level = level_of(nbytes, count, caches)
-            yield Request(kind, {"nbytes": nbytes, "threads": count}, count, None, level, nbytes)
+            record = empty(f"{kind}_bw", "B/s", threads=count, level=level, nbytes=nbytes)
+            yield Request(kind, {"nbytes": nbytes, "threads": count, **limits}, record)
+
+
+def empty(
+    what: str,
+    unit: Unit,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    threads: int | None = None,
+    level: str | None = None,
+    nbytes: int | None = None,
+) -> Ceiling:
+    """A ceiling that is not measured yet."""
+    return Ceiling(
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        what=what,
+        value=0.0,
+        unit=unit,
+        method="",
+        level=level,
+        array_bytes=nbytes,
+        convention=None if unit == "FLOP/s" else CONVENTION,
+    )
 
 
 def thread_counts(cores: int) -> list[int]:

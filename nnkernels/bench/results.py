@@ -199,7 +199,8 @@ class Result(_Record, frozen=True):
 class Ceiling(_Record, frozen=True):
     """A measured limit of this machine, in the process settings of the workloads it limits.
 
-    ``what``: ``gemm_flops``, ``fma_flops``, ``copy_bw``, ``triad_bw``, ``h2d_bw``, ``d2h_bw``, ...
+    ``what``: ``gemm_flops``, ``fma_flops``, ``read_bw``, ``copy_bw``, ``triad_bw``; of a link
+    ``h2d_pinned_bw``, ``d2h_pageable_latency``, ...
     ``level`` is the memory that the arrays fit in (``L1``, ``L2``, ``L3``, ``memory``).
     """
 
@@ -208,7 +209,7 @@ class Ceiling(_Record, frozen=True):
     threads: int | None
     what: str
     value: float
-    unit: Literal["FLOP/s", "B/s"]
+    unit: Literal["FLOP/s", "B/s", "s"]
     method: str
     level: str | None = None
     array_bytes: int | None = None

@@ -44,20 +44,25 @@ def test_without_known_caches_all_is_memory() -> None:
 
 def test_a_full_measurement_goes_from_the_first_cache_to_beyond_the_last(four_cores) -> None:
     planned = list(requests([1, 4], ["float32", "float64"], FULL))
-    copies = [r.nbytes for r in planned if r.kind == "copy" and r.threads == 1]
+    copies = [r.ceiling.array_bytes for r in planned if r.kind == "copy" and r.ceiling.threads == 1]
     assert copies[0] == 16 * KB
     assert copies[-1] >= 2 * 4 * 16 * MB  # each of two arrays is four times the last cache
     assert all(b == 2 * a for a, b in itertools.pairwise(copies[:-1]))
-    products = {(r.dtype, r.threads) for r in planned if r.kind == "gemm"}
+    products = {(r.ceiling.dtype, r.ceiling.threads) for r in planned if r.kind == "gemm"}
     assert products == {(d, t) for d in ("float32", "float64") for t in (1, 4)}
-    assert {r.level for r in planned if r.nbytes} == {"L1", "L2", "L3", "memory"}
+    assert {r.ceiling.level for r in planned if r.ceiling.array_bytes} == {
+        "L1",
+        "L2",
+        "L3",
+        "memory",
+    }
     assert len(list(requests([1], ["float32"], QUICK))) < len(planned) / 5
 
 
 def test_memory_is_not_exhausted(four_cores, monkeypatch) -> None:
     small = type("Facts", (), {"mem_bytes": 64 * MB})
     monkeypatch.setattr(machine, "identity", lambda: small)
-    assert max(r.nbytes or 0 for r in requests([1], ["float32"], FULL)) == 8 * MB
+    assert max(r.arguments.get("nbytes", 0) for r in requests([1], ["float32"], FULL)) == 8 * MB
 
 
 @pytest.mark.parametrize(("cores", "counts"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6])])
@@ -77,7 +82,7 @@ def test_a_worker_measures(monkeypatch) -> None:
     gemm, copy = by_kind["gemm_flops"], by_kind["copy_bw"]
     assert (gemm.dtype, gemm.threads, gemm.unit) == ("float32", 1, "FLOP/s")
     assert (copy.unit, copy.convention) == ("B/s", ceilings.CONVENTION)
-    assert copy.array_bytes == planned[-1].nbytes or copy.array_bytes == 16 * KB
+    assert copy.array_bytes == planned[-1].arguments["nbytes"]
     assert all(c.value > 0 and isinstance(c, results.Ceiling) for c in found)
 
 

@@ -40,10 +40,14 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Work a second; None where there is no way to measure it here. ``method`` says what ran."""
+    """Work a second; None where there is no way to measure it here. ``method`` says what ran.
+
+    ``level`` is the memory that the arrays fit in, where the asked device knows better.
+    """
 
     value: float | None
     method: str
+    level: str | None = None
 
 
 def gemm(dtype: str, size: int, threads: int | None, effort: Effort) -> Rate:

@@ -29,7 +29,7 @@ import numpy as np
 
 import nnkernels
 
-from .limits import KINDS, Effort
+from . import device_limits, limits
 from .registry import cases
 from .sweeps import sweep
 from .timing import Track, elapsed, held_to, prime, settle, take
@@ -237,10 +237,14 @@ class Server:
         settle(self._threads)
         return {"seconds": seconds, "contended": contended}, ()
 
-    def _limit(self, kind: str, rounds: int, budget: float, **request: Any) -> Reply:
-        """Measure a rate that no workload of this process can exceed."""
-        if kind not in KINDS:
-            raise ValueError(f"unknown limit {kind!r}")
-        found = KINDS[kind](**request, effort=Effort(rounds, budget))
-        settle(request["threads"])
-        return {"value": found.value, "method": found.method}, ()
+    def _limit(
+        self, kind: str, rounds: int, budget: float, on: str = "cpu", **request: Any
+    ) -> Reply:
+        """Measure a rate that no workload of this process, or of its device, can exceed."""
+        kinds = limits.KINDS if on == "cpu" else device_limits.KINDS
+        if kind not in kinds:
+            raise ValueError(f"unknown limit {kind!r} of {on}")
+        subject = () if on == "cpu" else (self._backend,)
+        found = kinds[kind](*subject, **request, effort=limits.Effort(rounds, budget))
+        settle(request.get("threads", 1))
+        return {"value": found.value, "method": found.method, "level": found.level}, ()
