@@ -82,6 +82,10 @@ class ResultError(NnkernelsError, ValueError):
     """A file of measured results cannot be read."""
 
 
+class NotComparableError(NnkernelsError, ValueError):
+    """Two measurements differ in more than what is to be compared; the message names what."""
+
+
 class VerificationError(NnkernelsError, AssertionError):
     """A backend, an operator or a gradient failed its verification."""
 

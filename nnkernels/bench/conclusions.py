@@ -51,7 +51,7 @@ def _fastest(run: Run) -> list[str]:
     times = rows.cases(run)
     names = dict.fromkeys(name for found in times.values() for name in found)
     backends = [name for name in names if name != TEXTBOOK]
-    return [fastest(times, backends)] if backends else []
+    return [fastest(times, backends)] if backends and run.kind in ("bench", "peers") else []
 
 
 def fastest(times: Mapping[str, TimesByName], backends: Sequence[str]) -> str:
@@ -248,8 +248,8 @@ def _nearest(run: Run) -> Iterator[str]:
         share, best = max(placed, key=lambda pair: pair[0])
         case = rows.case_name(best.workload, rows.size_of(best))
         yield (
-            f"Nearest to its measured limit is {case} on {best.backend}, with {percent(share)} of "
-            f"{best.rates.bound or 'it'}."
+            f"Nearest to its limit is {case} on {best.backend}, with {percent(share)} of "
+            f"the {best.rates.bound or 'measured'} ceiling."
         )
 
 
@@ -280,9 +280,11 @@ def _power_sentence(inject: float, method: str, powers: Sequence[Power]) -> str:
             "comparisons."
         )
     alarms = slower + sum(p.faster for p in powers)
+    # Resampled comparisons share their restarts: they are not independent trials.
+    sure = f": at most {percent(_upper(alarms, tried))} with 95 % confidence"
     return (
-        f"{counted(alarms, 'false alarm')} in {tried} {method} comparisons of equal code: with "
-        f"95 % confidence the rate is at most {percent(_upper(alarms, tried))}."
+        f"{counted(alarms, 'false alarm')} in {tried} {method} comparisons of equal code"
+        f"{sure if method == 'live' else ''}."
     )
 
 

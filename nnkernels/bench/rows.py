@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, get_args
 
 from nnkernels.bench.results import Result, Run, Times
+from nnkernels.bench.text import counted
 
 Kind = Literal["call", "kernel", "e2e"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -28,10 +29,8 @@ class Row(NamedTuple):
         return case_name(self.workload, self.size)
 
     def __str__(self) -> str:
-        """``matmul[1024] float32 numpy, 2 threads, kernel time``; what goes without saying is not said."""
-        threads = (
-            "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads > 1)}"
-        )
+        """``matmul[1024] float32 numpy, 2 threads``; a time other than the call's is named."""
+        threads = f", {counted(self.threads, 'thread')}" if self.threads is not None else ""
         kind = "" if self.kind == "call" else f", {self.kind} time"
         return f"{self.case} {self.dtype} {self.backend}{threads}{kind}"
 

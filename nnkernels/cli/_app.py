@@ -6,7 +6,8 @@ A command is a module of this package whose name does not begin with an undersco
 everything else to standard error.
 
 Exit codes: 0 as asked; 1 the thing checked failed; 2 usage, inputs or infrastructure; 3 incomplete,
-or a backend that was named is not available; 5 training diverged; 130 and 143 interrupted.
+not comparable, or a backend that was named is not available; 4 unsure, where that was asked to
+count; 5 training diverged; 130 and 143 interrupted.
 """
 
 from __future__ import annotations
@@ -31,16 +32,20 @@ from nnkernels.errors import (
     DivergedError,
     InputError,
     NnkernelsError,
+    NotComparableError,
     TrainingInterrupted,
     UnknownNameError,
     suggestion,
 )
 
 P = ParamSpec("P")
-ORDER = ("info", "bench", "train", "predict", "list", "explain", "profile", "verify", "reproduce")
+ORDER = (
+    *("info", "bench", "train", "predict", "list", "explain", "profile", "compare", "history"),
+    *("report", "verify", "reproduce"),
+)
 """Commands in the order of the help, which is the order that a newcomer asks in; others follow."""
 
-FAILED, USAGE, INCOMPLETE, DIVERGED, INTERRUPTED = 1, 2, 3, 5, 130
+FAILED, USAGE, INCOMPLETE, UNSURE, DIVERGED, INTERRUPTED = 1, 2, 3, 4, 5, 130
 
 
 def command_names() -> list[str]:
@@ -197,7 +202,8 @@ def exit_code(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, DivergedError):
         return DIVERGED
-    return INCOMPLETE if isinstance(error, BackendUnavailableError) else USAGE
+    incomplete = isinstance(error, BackendUnavailableError | NotComparableError)
+    return INCOMPLETE if incomplete else USAGE
 
 
 def _report_usage(error: Any) -> int:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 EXTRAS = {
     "numba": ("numba",),
-    "report": ("matplotlib",),
+    "report": ("matplotlib", "jinja2", "junitparser"),
+    "history": ("ruptures",),
     "sklearn": ("scikit-learn",),
     "peers": ("torch", "jax", "scikit-learn", "numba", "threadpoolctl"),
 }

@@ -67,7 +67,8 @@ def test_a_gpu_is_described_with_its_layers(monkeypatch, capsys) -> None:
 def test_a_missing_extra_comes_with_its_command(monkeypatch, capsys) -> None:
     monkeypatch.setattr(machine, "installed", lambda name: None)
     assert run(["info"]) == 0
-    assert "matplotlib missing: pip install 'nnkernels[report]'" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "matplotlib, jinja2, junitparser missing: pip install 'nnkernels[report]'" in out
 
 
 def test_extras_are_those_of_the_package() -> None:
