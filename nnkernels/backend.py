@@ -212,6 +212,9 @@ class Backend:
         select: the same backend on another device (``cupy:1``); None where there is only one.
         adopt: turns a user's function into a kernel of this backend's kind, or gives None where it
             is none: then it is called as Python code.
+        staging: gives named arrays to be fed a place, on the device or, where that has no room for
+            them, in host memory, from which its Executables then fetch the rows of every step. None
+            where all arrays must be on the device.
         notes: what it adds to an explanation, from (backend, target): an operator, or a Program
             that is specialised to it. None where there is nothing to add.
     """
@@ -233,6 +236,7 @@ class Backend:
     select: Callable[[str], Backend] | None = None
     limit: Callable[[int], AbstractContextManager[None]] | None = None
     adopt: Callable[[Op[Any, Any], Any], Kernel | None] | None = None
+    staging: Callable[[Mapping[str, Any]], dict[str, Array]] | None = None
     notes: Callable[[Backend, Any], Notes] | None = None
     swaps: Mapping[str, str] = field(default_factory=dict)
     base: str = ""
@@ -266,6 +270,19 @@ class Backend:
     def to_numpy(self, array: Any) -> Array:
         """``array`` as a NumPy array."""
         return self.device.to_numpy(array)
+
+    def stage(self, **arrays: Any) -> dict[str, Array]:
+        """Data that is read in rows, ready to be fed: on the device, or all of it left as given.
+
+        Arrays are left where the device has no room for them and the backend's Executables can
+        fetch rows from host memory; a warning tells.
+
+        Raises:
+            DeviceMemoryError: there is no room, and the Executables need them on the device.
+        """
+        if self.staging is not None:
+            return self.staging(arrays)
+        return {name: self.asarray(array) for name, array in arrays.items()}
 
     def configure(
         self,

@@ -23,6 +23,7 @@ from nnkernels.errors import (
 )
 from nnkernels.program.builder import solved_dims
 from nnkernels.program.format import ARENA, CONSTANT, INPUT, Instruction, Program, Slot, aligned
+from nnkernels.program.hosted import PickedRows, gathers, is_hosted, read_in_rows
 from nnkernels.program.memory import plan_arena
 from nnkernels.program.rewrite import specialise
 from nnkernels.program.state import State
@@ -78,6 +79,8 @@ class Interpreter:
         self._lock = threading.Lock()
         self._fed: dict[str, Array] = {}
         self._windows: list[Any] = []
+        self._picked: list[tuple[Bound, PickedRows]] = []
+        self._may_stay = read_in_rows(self.program) if backend.staging else frozenset[str]()
         self._arrays = self._place_slots()
         self.bound = self._bind_all()
         self._readers = self._readers_of_inputs()
@@ -168,6 +171,9 @@ class Interpreter:
     def feed(self, **arrays: Array) -> None:
         """Give the input arrays by name; they stay in use, uncopied, until the next feed.
 
+        Where the backend has a ``staging``, data that is read in rows may also be NumPy arrays:
+        every step then copies its rows to the device, into fresh memory.
+
         Raises:
             ProgramError: an unknown or missing name.
             ShapeError, DTypeError: an array that does not fit its slot.
@@ -177,13 +183,27 @@ class Interpreter:
         if set(arrays) != set(slots):
             raise ProgramError(f"feed: expected {sorted(slots)}, got {sorted(arrays)}")
         for name, array in arrays.items():
-            check_feed(self.backend, slots[name], array)
+            check_feed(self.backend, slots[name], array, may_stay=name in self._may_stay)
         self._fed = dict(arrays)
-        windows = [(n, s.shape[0], self._readers[n]) for n, s in slots.items() if s.window]
-        self._windows = [(arrays[name], *rest) for name, *rest in windows]
-        for name in set(slots) - {name for name, *_ in windows}:
+        hosted = {n for n in self._may_stay if is_hosted(self.backend.device, arrays[n])}
+        self._windows = [
+            (arrays[name], slot.shape[0], name in hosted, self._readers[name])
+            for name, slot in slots.items()
+            if slot.window
+        ]
+        self._picked = list(self._picked_from(hosted))
+        for name in {name for name, slot in slots.items() if not slot.window} - hosted:
             for bound, position in self._readers[name]:
                 bound.place(position, arrays[name])
+
+    def _picked_from(self, hosted: set[str]) -> Iterator[tuple[Bound, PickedRows]]:
+        """What takes rows of arrays in host memory, and these rows."""
+        for bound in self.bound:
+            if gathers(self.program, bound.instruction):
+                data, order = (self.program.slots[n] for n in bound.instruction.inputs)
+                if data.name in hosted:
+                    arrays = self._fed[data.name], self._fed[order.name]
+                    yield bound, PickedRows(self.backend, *arrays, order.shape[0])
 
     def run(self, steps: int, stop: Callable[[], bool] | None = None) -> int:
         """Run up to ``steps`` steps and return how many were completed.
@@ -263,14 +283,19 @@ class Interpreter:
 
     def _move_windows(self) -> None:
         row = self._row()
-        for source, rows, readers in self._windows:
+        for source, rows, hosted, readers in self._windows:
             if row + rows > len(source):
                 raise ProgramError(
                     f"run: the step needs rows {row} to {row + rows}, the data has {len(source)}"
                 )
             view = source[row : row + rows]
+            if hosted:
+                view = self.backend.asarray(view)
             for bound, position in readers:
                 bound.place(position, view)
+        for bound, picked in self._picked:
+            for position, array in enumerate(picked.at(row)):
+                bound.place(position, array)
 
     def fetch(self, role: str) -> Array:
         """A NumPy copy of the output ``role`` of the last step (``loss``, ``prediction``)."""
@@ -300,9 +325,13 @@ class Interpreter:
         return None
 
 
-def check_feed(backend: Backend, slot: Slot, array: Any) -> None:
-    """Refuse an input array that does not fit its slot."""
-    if not backend.device.owns(array):
+def check_feed(backend: Backend, slot: Slot, array: Any, *, may_stay: bool = False) -> None:
+    """Refuse an input array that does not fit its slot.
+
+    ``may_stay`` says whether it may also lie in host memory.
+    """
+    hosted = may_stay and is_hosted(backend.device, array)
+    if not (hosted or backend.device.owns(array)):
         raise DTypeError(
             f"feed: {slot.name!r} must be an array of device {backend.device.name}, got "
             f"{type(array).__name__}; use backend.asarray(...)"
@@ -323,7 +352,7 @@ def check_feed(backend: Backend, slot: Slot, array: Any) -> None:
         )
     if slot.interval is not None and array.size:
         low, high = slot.interval
-        values = backend.to_numpy(array)
+        values = array if hosted else backend.to_numpy(array)
         if values.min() < low or values.max() >= high:
             raise LabelError(
                 f"feed: {slot.name!r} must lie in [{low}, {high}), got "
