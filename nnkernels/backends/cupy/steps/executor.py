@@ -100,8 +100,8 @@ class StepExecutable:
     def feed(self, **arrays: Array) -> None:
         """Give the input arrays by name; they stay in use, uncopied, until the next feed.
 
-        Data that is read in batches may also be NumPy arrays: it stays in host memory, and every
-        batch travels to the device while the one before is computed.
+        Data that is read in batches, and its order, may also be NumPy arrays: it stays in host
+        memory, and every batch travels to the device while the one before is computed.
 
         Raises:
             ProgramError: an unknown or missing name, or an array that is not C-contiguous.
@@ -155,9 +155,13 @@ class StepExecutable:
             yield
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to tell
-                self._stream.synchronize()
+                self._wait()
             raise
+        self._wait()
+
+    def _wait(self) -> None:
         self._stream.synchronize()
+        self._inputs.settle()
 
     # --- chunks of steps -----------------------------------------------------------------------
 
@@ -165,7 +169,8 @@ class StepExecutable:
         """Steps to queue at once.
 
         One, if the list is new; or if the host must know at once whether that step diverged: when
-        no counter tells later, or when the host moves rows, which it must not do beyond that step.
+        no counter tells later, or when the host moves rows of arrays on the device, which it must
+        not do beyond that step. Batches from host memory only reach scratch.
         """
         tells = self._counters.counts_steps and not self._inputs.moves
         return self._pace.next(most) if self._warm and (tells or not self._plan.guarded) else 1
@@ -176,15 +181,20 @@ class StepExecutable:
         if warm and self._graph is None and self._may_be_graph:
             self._graph = capture(self._gpu, self._stream, self._list.calls)
         for number in range(steps):
-            row = self._counters.row + number * self._counters.advance
-            self._inputs.bring(row, row + self._counters.advance, self._stream)
-            self._launch()
-            self._inputs.put(row)
+            self._step(self._counters.row + number * self._counters.advance)
         completed = self._read("what was queued", lambda: self._counters.read_after(steps))
+        if completed < steps - 1 and self._inputs.streams:
+            self._step(self._counters.row)  # outputs and gradients are those of its own batch again
         self._warm = True
         if warm:
             self._pace.took(steps, time.perf_counter() - began)
         return completed
+
+    def _step(self, row: int) -> None:
+        """Queue a step at ``row``."""
+        self._inputs.bring(row, row + self._counters.advance, self._stream)
+        self._launch()
+        self._inputs.put(row)
 
     @property
     def _may_be_graph(self) -> bool:

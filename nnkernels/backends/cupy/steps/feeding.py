@@ -26,12 +26,14 @@ class _Buffer:
         moved: the device memory may be filled again.
     """
 
-    def __init__(self, device: Any, targets: Mapping[str, Any]) -> None:
+    def __init__(self, device: CudaDevice, targets: Mapping[str, Any]) -> None:
         cp = device.gpu.cp
         self.row: int | None = None
         self.copied, self.moved = (cp.cuda.Event(disable_timing=True) for _ in range(2))
         self.pinned = {n: _pinned(cp, a.shape, a.dtype) for n, a in targets.items()}
-        self.device = {n: device.empty(a.shape, a.dtype) for n, a in targets.items()}
+        self.device: dict[str, Any] = {
+            n: device.empty(a.shape, a.dtype) for n, a in targets.items()
+        }
 
 
 def _pinned(cp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -56,17 +58,30 @@ class HostRows:
         targets: Mapping[str, Any],
         order: Array | None,
     ) -> None:
-        self._sources, self._targets, self._order = dict(sources), dict(targets), order
+        self._device, self._targets = device, dict(targets)
         self._stream = device.gpu.cp.cuda.Stream(non_blocking=True)
-        self._buffers = [_Buffer(device, targets) for _ in range(2)]
+        self._buffers: list[_Buffer] = []
         self._rows = min(len(array) for array in self._targets.values())
+        self.turn_to(sources, order)
+
+    def turn_to(self, sources: Mapping[str, Array], order: Array | None) -> None:
+        """Bring batches of other arrays, or in another order, from now on."""
+        self._sources, self._order = dict(sources), order
         self._length = min(map(len, sources.values())) if order is None else len(order)
+        for buffer in self._buffers:
+            buffer.row = None
+
+    def settle(self) -> None:
+        """Wait for the batch that travels."""
+        self._stream.synchronize()
 
     def bring(self, row: int, following: int, stream: Any) -> None:
         """Let ``stream`` find the batch at ``row`` in the targets; fetch the one at ``following``.
 
         ``stream`` is the current one. The host waits only while both buffers travel.
         """
+        if not self._buffers:  # only now has whatever was fed before given its memory back
+            self._buffers = [_Buffer(self._device, self._targets) for _ in range(2)]
         ready, other = self._buffers
         if ready.row != row:
             self._fetch(ready, row)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nnkernels.backend import Backend
-from nnkernels.backends._host import HostDevice
 from nnkernels.backends.cupy.device import CudaDevice
 from nnkernels.backends.cupy.steps.feeding import HostRows
 from nnkernels.backends.cupy.steps.groups import Gather, Group
@@ -17,6 +15,7 @@ from nnkernels.backends.cupy.steps.memory import Memory
 from nnkernels.backends.cupy.steps.pieces import PUT, TAKE, Piece
 from nnkernels.backends.cupy.steps.plan import Plan
 from nnkernels.errors import ProgramError
+from nnkernels.program.hosted import is_hosted
 from nnkernels.program.interpreter import check_feed
 from nnkernels.spec import Array
 
@@ -38,15 +37,20 @@ class Inputs:
         self._slots = plan.program.inputs
         self._may_stay = frozenset(_names_of_rows(plan))
         self._fed: dict[str, Array] = {}
-        self._host: list[HostRows] = []
+        self._host: dict[Group, HostRows] = {}
         self._takes: list[Piece] = []
         self._puts = [piece for piece in plan.moves if piece.op == PUT]
         self.brought: frozenset[Group] = frozenset()
 
     @property
     def moves(self) -> bool:
-        """Whether the host moves rows in every step."""
-        return bool(self._host or self._takes or self._puts)
+        """Whether the host moves rows of arrays on the device in every step."""
+        return bool(self._takes or self._puts)
+
+    @property
+    def streams(self) -> bool:
+        """Whether batches come from host memory."""
+        return bool(self._host)
 
     # --- feeding -------------------------------------------------------------------------------
 
@@ -58,12 +62,10 @@ class Inputs:
         """
         if set(arrays) != set(self._slots):
             raise ProgramError(f"feed: expected {sorted(self._slots)}, got {sorted(arrays)}")
-        on_host = {n for n in self._may_stay if isinstance(arrays[n], np.ndarray)}
         for name, array in arrays.items():
-            place = self._backend
-            if name in on_host:
-                place = replace(place, device=HostDevice())
-            check_feed(place, self._slots[name], array)
+            may_stay = name in self._may_stay
+            check_feed(self._backend, self._slots[name], array, may_stay=may_stay)
+        on_host = {n for n in self._may_stay if is_hosted(self._backend.device, arrays[n])}
         self._fed = dict(arrays)
         changed = self._memory.feed({n: a for n, a in arrays.items() if n not in on_host})
         self._bring_from_host(on_host)
@@ -71,9 +73,9 @@ class Inputs:
 
     def _bring_from_host(self, on_host: set[str]) -> None:
         slots = self._plan.program.slots
-        brought = [g for g in self._plan.groups if on_host & {slots[n].name for n in _rows_of(g)}]
+        brought = [g for g in self._plan.groups if on_host & {slots[n].name for n in _read_by(g)}]
         self.brought = frozenset(brought)
-        self._host = [self._rows_from_host(group) for group in brought]
+        self._host = {group: self._rows_from_host(group) for group in brought}
         at_home = {piece for group in brought for piece in group.pieces}
         takes = [piece for piece in self._plan.moves if piece.op == TAKE]
         self._takes = [piece for piece in takes if piece not in at_home]
@@ -82,9 +84,12 @@ class Inputs:
         slots, memory = self._plan.program.slots, self._memory
         names = {slots[source].name: target for source, target in _rows_of(group).items()}
         sources = {name: self._values(name) for name in names}
-        targets = {name: memory.slot(target) for name, target in names.items()}
         order = group.order if isinstance(group, Gather) else None
         rows = None if order is None else self._values(slots[order].name)
+        if group in self._host:
+            self._host[group].turn_to(sources, rows)
+            return self._host[group]
+        targets = {name: memory.slot(target) for name, target in names.items()}
         device = self._backend.device
         assert isinstance(device, CudaDevice)  # there are no others that a list is made for
         return HostRows(device, sources, targets, rows)
@@ -122,7 +127,7 @@ class Inputs:
 
     def bring(self, row: int, following: int, stream: Any) -> None:
         """Queue what must be moved before a step at ``row``; the next one is at ``following``."""
-        for rows in self._host:
+        for rows in self._host.values():
             rows.bring(row, following, stream)
         for piece in self._takes:
             self._memory.slot(piece.result)[...] = self._window(piece.inputs[0], row)
@@ -131,6 +136,11 @@ class Inputs:
         """Queue what must be moved after a step at ``row``."""
         for piece in self._puts:
             self._window(piece.result, row)[...] = self._memory.slot(piece.inputs[0])
+
+    def settle(self) -> None:
+        """Wait for what is on its way from host memory."""
+        for rows in self._host.values():
+            rows.settle()
 
     def _window(self, slot: int, row: int) -> Any:
         rows = self._plan.program.slots[slot].shape[0]
@@ -145,9 +155,15 @@ def _rows_of(group: Group) -> dict[int, int]:
     return {piece.inputs[0]: piece.result} if piece.op == TAKE else {}
 
 
+def _read_by(group: Group) -> set[int]:
+    """The inputs that a group reads in batches: those, and their order."""
+    order = {group.order} if isinstance(group, Gather) and group.order is not None else set()
+    return order | _rows_of(group).keys()
+
+
 def _names_of_rows(plan: Plan) -> Iterator[str]:
     """Names of inputs that are read in batches, and in no other way."""
-    groups = [(group, _rows_of(group)) for group in plan.groups]
+    groups = [(group, _read_by(group)) for group in plan.groups]
     for number in {slot for _, rows in groups for slot in rows}:
         if all(number in rows or number not in group.slots for group, rows in groups):
             yield plan.program.slots[number].name

@@ -7,6 +7,7 @@ import pytest
 
 from nnkernels.backends.cupy import on
 from nnkernels.backends.cupy.steps.feeding import HostRows
+from nnkernels.backends.cupy.steps.pace import Pace
 from nnkernels.errors import DTypeError, LabelError, ShapeError
 from nnkernels.nn import MLP, Adam
 from nnkernels.nn.lowering import predict_program
@@ -30,7 +31,7 @@ def shuffled(request):
 def trained(bound, step_of, classes):
     """``trained(backend, place, gather)``: the State after some steps on placed arrays."""
 
-    def trained(backend, place, *, gather):
+    def trained(backend, place, *, gather, place_order=None):
         more = {"gather": BATCHES * ROWS} if gather else {}
         program = step_of(MODEL, Adam(), ROWS, metrics=("accuracy",), schedule=BATCHES, **more)
         executable, state = bound(backend, program, MODEL)
@@ -39,7 +40,7 @@ def trained(bound, step_of, classes):
         arrays = {"x": place(x), "y": backend.asarray(y)}
         if gather:
             order = np.random.default_rng(4).permutation(BATCHES * ROWS)
-            arrays["order"] = backend.asarray(order)
+            arrays["order"] = (place_order or backend.asarray)(order)
         executable.feed(**arrays)
         assert executable.run(3) == 3
         assert executable.run(BATCHES - 3) == BATCHES - 3
@@ -54,6 +55,29 @@ def test_training_on_host_arrays_gives_the_same_bits(shuffled, trained, gather):
     fed = trained(shuffled, np.asarray, gather=gather).snapshot()
     for buffer, values in resident.items():
         np.testing.assert_array_equal(fed[buffer], values, err_msg=buffer)
+
+
+def test_the_order_may_stay_on_the_host_too(full, trained):
+    resident = trained(full, full.asarray, gather=True).snapshot()
+    for place in (np.asarray, full.asarray):
+        fed = trained(full, place, gather=True, place_order=np.asarray).snapshot()
+        for buffer, values in resident.items():
+            np.testing.assert_array_equal(fed[buffer], values, err_msg=buffer)
+
+
+def test_other_data_can_be_fed_between_runs(full, bound, step_of, classes):
+    """What had travelled ahead of the data before is not taken for the new one's."""
+    states = []
+    for place in (full.asarray, np.asarray):
+        executable, state = bound(full, step_of(MODEL, Adam(), ROWS, schedule=BATCHES), MODEL)
+        state.set("schedule", np.full(BATCHES, 1e-2))
+        for seed in range(3):
+            x, y = classes(BATCHES * ROWS, 8, 5, seed)
+            executable.feed(x=place(x), y=place(y))
+            assert executable.run(2) == 2
+        states.append(state.snapshot())
+    for buffer, values in states[0].items():
+        np.testing.assert_array_equal(states[1][buffer], values, err_msg=buffer)
 
 
 def test_a_single_window_may_stay_on_the_host(shuffled, bound, classes):
@@ -79,6 +103,27 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_own_batch(full, bound, 
     state.set("linear0.weight", np.full((8, 12), np.nan))
     assert executable.run(3) == 0
     assert [state.number(n) for n in ("row", "diverged")] == [2 * ROWS, 1]
+
+
+@pytest.mark.parametrize("bad", [1, 2, 4, 7])
+def test_a_bad_batch_within_a_chunk_leaves_what_it_leaves_on_the_device(
+    full, bound, step_of, classes, monkeypatch, bad
+):
+    """Batches that were queued behind it leave no trace, neither in outputs nor in gradients."""
+    monkeypatch.setattr(Pace, "next", lambda pace, most: most)
+    x, y = classes(BATCHES * ROWS, 8, 5)
+    x[bad * ROWS + 2] = np.nan
+    left = []
+    for place in (full.asarray, np.asarray):
+        executable, state = bound(full, step_of(MODEL, Adam(), ROWS, schedule=BATCHES), MODEL)
+        state.set("schedule", np.full(BATCHES, 1e-2))
+        executable.feed(x=place(x), y=place(y))
+        assert executable.run(1) == 1
+        assert executable.run(BATCHES - 1) == bad - 1
+        left.append({**state.snapshot(), "loss": executable.fetch("loss")})
+    assert np.isnan(left[0]["loss"])
+    for buffer, values in left[0].items():
+        np.testing.assert_array_equal(left[1][buffer], values, err_msg=buffer)
 
 
 def test_host_arrays_are_checked_too(full, bound, step_of, classes):
@@ -115,8 +160,9 @@ def test_the_next_batch_travels_before_it_is_asked_for(cp):
         cp.log.reset()
         rows.bring(0, 5, stream)
         assert cp.log.names("transfer") == ["from host", "from host"]
+        cp.log.reset()
         rows.bring(5, 10, stream)
-        assert len(cp.log.names("transfer")) == 3
+        assert cp.log.names("transfer") == ["from host"]
         assert cp.log.allocations == 0
         np.testing.assert_array_equal(target.get(), source[5:10])
 
