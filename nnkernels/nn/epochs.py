@@ -42,7 +42,8 @@ class Epochs:
 
     Args:
         backend, model, state: who trains what.
-        samples: the training data, held on the backend's device.
+        samples: the training data, which goes to the backend's device; where it does not fit, the
+            batches do (see :meth:`nnkernels.backend.Backend.stage`).
         step: what a step consists of; its ``gather`` and ``schedule`` are filled in here.
         settings: the rows of a full batch, at most all; and whether every epoch has a new order,
             from the model's seed and the epoch's number.
@@ -65,8 +66,9 @@ class Epochs:
         sizes = [rows for rows in (self._batch, self._rest) if rows]
         self.programs = {rows: train_program(model, rows, step) for rows in sizes}
         self._executables = {r: backend.bind(p, state) for r, p in self.programs.items()}
-        self._data = {"x": backend.asarray(samples.x), "y": backend.asarray(samples.y)}
+        self._samples = {"x": samples.x, "y": samples.y}
         self._fed: dict[str, Any] = {}
+        self._streams = False
 
     @property
     def done(self) -> int:
@@ -86,12 +88,21 @@ class Epochs:
     def begin(self, epoch: int, rates: Array) -> None:
         """Prepare an epoch: its order and its learning rates."""
         self.state.set("schedule", rates)
-        self._fed = dict(self._data)
+        order = {}
         if self.shuffle:
-            order = shuffled(self.rows, int(self.state.number("seed")), epoch)
-            self._fed["order"] = self.backend.asarray(order)
+            order["order"] = shuffled(self.rows, int(self.state.number("seed")), epoch)
+        self._fed = self._placed(order)
         for executable in self._executables.values():
             executable.feed(**self._fed)
+
+    def _placed(self, order: dict[str, Array]) -> dict[str, Any]:
+        """Data and order on the device; once they do not fit, in host memory for good."""
+        if not self._streams:
+            placed = self.backend.stage(**{**self._samples, **self._fed, **order})
+            self._streams = not all(map(self.backend.device.owns, placed.values()))
+            if not self._streams:
+                return placed
+        return {**self._samples, **order}
 
     def run(self, stop: Callable[[], bool], progress: Callable[[int], None]) -> bool:
         """Run the rest of the epoch; False if it was stopped or diverged before its end."""

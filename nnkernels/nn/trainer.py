@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,11 +38,11 @@ from nnkernels.nn.lowering import (
 )
 from nnkernels.nn.model import Model
 from nnkernels.nn.optimizers import Optimizer, as_optimizer
+from nnkernels.nn.passes import Pass
 from nnkernels.nn.schedules import ScheduleLike, as_schedule, rates
 from nnkernels.program import Program, State
 from nnkernels.spec import Array
 
-INFERENCE_ROWS = 1024
 BATCH_ROWS = 32
 """Rows of a step where nobody says how many, and there are as many."""
 
@@ -200,7 +200,8 @@ class Trainer:
             own = [ProgressBar()] if progress else []
             hooks = [*own, *_check_callbacks(callbacks, self._figures(validation))]
             runner = self._prepare(samples, settings)
-            self._run_epochs(runner, epochs, hooks, validation, recorded)
+            judge = None if validation is None else self._evaluation(validation)
+            self._run_epochs(runner, epochs, hooks, judge, recorded)
         return self.history
 
     @contextlib.contextmanager
@@ -221,16 +222,15 @@ class Trainer:
         runner: Epochs,
         epochs: int,
         hooks: Sequence[Callback],
-        validation: Samples | None,
+        validation: Pass | None,
         record: Sequence[str],
     ) -> None:
         schedule = as_schedule(self.schedule, self.epoch + epochs)
-        bound: dict[int, Any] = {}
         with deferred() as pending, self._hooked(hooks, epochs):
             self.history.stop_reason = "epochs"
             for _ in range(epochs):
                 self._train_epoch(runner, schedule, hooks, pending)
-                values = self._finish_epoch(runner, validation, record, bound)
+                values = self._finish_epoch(runner, validation, record)
                 reason = _first_reason(hooks, self, values)
                 self._check_interrupt(pending)
                 if reason:
@@ -339,16 +339,12 @@ class Trainer:
             )
 
     def _finish_epoch(
-        self,
-        runner: Epochs,
-        validation: Samples | None,
-        record: Sequence[str],
-        bound: dict[int, Any],
+        self, runner: Epochs, validation: Pass | None, record: Sequence[str]
     ) -> Epoch:
         values = self._read_sums(runner.rows)
         runner.finish()
         if validation is not None:
-            values |= {f"val_{k}": v for k, v in self._evaluate(validation, bound).items()}
+            values |= {f"val_{k}": v for k, v in self._evaluate(validation).items()}
         names = self.model.parameters
         norms = {n: _norm(self.state.get(f"{n}.gradient")) for n in names}
         for name in record:
@@ -375,35 +371,19 @@ class Trainer:
 
     def evaluate(self, x: Any, y: Any) -> dict[str, float]:
         """Mean loss (without penalties) and metrics in inference mode."""
-        return self._evaluate(check_samples(self.model, x, y, "evaluate"))
+        return self._evaluate(self._evaluation(check_samples(self.model, x, y, "evaluate")))
 
-    def _evaluate(self, samples: Samples, bound: dict[int, Any] | None = None) -> dict[str, float]:
-        """Loss and metrics; ``bound`` keeps the Executables, by rows, for the next time."""
-
-        def program(rows: int) -> Any:
+    def _evaluation(self, samples: Samples) -> Pass:
+        def program(rows: int) -> Program:
             return evaluate_program(self.model, rows, labels=samples.labels, metrics=self.metrics)
 
-        with _own_counts(self.state):
-            self._run_all(program, len(samples), bound, x=samples.x, y=samples.y)
-            return self._read_sums(len(samples))
+        return Pass(self.backend, self.state, program, x=samples.x, y=samples.y)
 
-    def _run_all(
-        self,
-        program: Callable[[int], Any],
-        rows: int,
-        bound: dict[int, Any] | None = None,
-        **arrays: Array,
-    ) -> None:
-        """Run a Program over all rows, in batches and a short rest."""
-        bound = {} if bound is None else bound
-        fed = {name: self.backend.asarray(array) for name, array in arrays.items()}
-        batch = min(INFERENCE_ROWS, rows)
-        for size, count in ((batch, rows // batch), (rows % batch, 1)):
-            if size:
-                if size not in bound:
-                    bound[size] = self.backend.bind(program(size), self.state)
-                bound[size].feed(**fed)
-                bound[size].run(count)
+    def _evaluate(self, evaluation: Pass) -> dict[str, float]:
+        """Loss and metrics."""
+        with _own_counts(self.state):
+            evaluation.run()
+            return self._read_sums(evaluation.rows)
 
     def outputs(self, x: Any) -> Array:
         """The model's raw outputs (n, outputs): values or logits."""
@@ -429,16 +409,16 @@ class Trainer:
 
     def _predict(self, x: Any, link: str | None) -> Array:
         features = check_features(self.model, x, "predict: X")
-        rows = len(features)
-        result = self.backend.device.empty((rows, self.model.outputs), self.model.dtype)
-        if rows:
+        shape = len(features), self.model.outputs
+        result = self.backend.device.empty(shape, self.model.dtype)
+
+        def program(rows: int) -> Program:
+            return predict_program(self.model, rows, link=link)
+
+        if len(features):
+            inference = Pass(self.backend, self.state, program, x=features, prediction=result)
             with _own_counts(self.state):
-                self._run_all(
-                    lambda size: predict_program(self.model, size, link=link),
-                    rows,
-                    x=features,
-                    prediction=result,
-                )
+                inference.run()
         return self.backend.to_numpy(result)
 
     def gradients(self, x: Any, y: Any) -> tuple[float, dict[str, Array]]:

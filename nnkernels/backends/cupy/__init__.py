@@ -49,12 +49,14 @@ def on(cp: Any, index: int = 0, *, layers: str | None = None) -> Backend:
     from nnkernels.backends.cupy.device import CudaDevice
     from nnkernels.backends.cupy.gpu import Gpu
     from nnkernels.backends.cupy.notes import notes
+    from nnkernels.backends.cupy.staging import stage
     from nnkernels.backends.cupy.steps import bind
 
     gpu = Gpu(cp, index, layers)
+    device = CudaDevice(gpu)
     return Backend(
         "cupy" if index == 0 else f"cupy:{index}",
-        CudaDevice(gpu),
+        device,
         kernels_of(gpu, "fp32"),
         bind,
         strict=True,
@@ -63,6 +65,7 @@ def on(cp: Any, index: int = 0, *, layers: str | None = None) -> Backend:
         precisions=PRECISIONS,
         kernels_in=functools.partial(kernels_of, gpu),
         select=functools.partial(_select, cp),
+        staging=functools.partial(stage, device),
         notes=notes,
         base="cupy" if index == 0 else f"cupy:{index}",
     )
