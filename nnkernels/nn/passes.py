@@ -15,7 +15,7 @@ INFERENCE_ROWS = 1024
 class Pass:
     """The Executables that run a Program over all rows, in batches and a short rest.
 
-    Scratch is allocated first; data has to do with the room that is left.
+    Scratch is allocated first: data gets the room that is left, or is streamed.
 
     Args:
         backend, state: who computes, on which arrays.

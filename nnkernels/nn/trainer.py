@@ -167,7 +167,8 @@ class Trainer:
         """Train for ``epochs`` more epochs.
 
         Args:
-            x: features (n, inputs); numbers of any real dtype, brought to the model's.
+            x: features (n, inputs); numbers of any real dtype, brought to the model's. What a GPU
+                has no room for is streamed in batches, with a warning and the same results.
             y: class labels (n), or rows (n, outputs); with one output also (n). Labels become
                 one-hot rows where the loss takes no labels.
             epochs: number of passes over the data.
