@@ -1,7 +1,7 @@
 """What a rung needs: where it is missing the rung is skipped, or fails if the ladder is asked for.
 
-The environment of the extra ``ladder`` has all but nvcc. ``NNKERNELS_LADDER=1`` says that this is
-it, so that no rung goes missing unseen.
+The environment of the extra ``ladder`` has all but nvcc, and cuBLAS, which comes with ``cuda13``.
+``NNKERNELS_LADDER=1`` says that this is it, so that no rung goes missing unseen.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -19,11 +20,15 @@ REMEDY = "install nnkernels[ladder]"
 
 def require(present: object, what: str) -> None:
     """Skip, or fail where ``NNKERNELS_LADDER=1``, unless ``present``."""
-    if present:
-        return
+    if not present:
+        missing(what)
+
+
+def missing(what: str, remedy: str = REMEDY) -> NoReturn:
+    """Skip, or fail where ``NNKERNELS_LADDER=1``."""
     if os.environ.get("NNKERNELS_LADDER") == "1":
-        pytest.fail(f"NNKERNELS_LADDER=1, but there is no {what}: {REMEDY}")
-    pytest.skip(f"no {what}: {REMEDY}")
+        pytest.fail(f"NNKERNELS_LADDER=1, but there is no {what}: {remedy}")
+    pytest.skip(f"no {what}: {remedy}")
 
 
 @functools.cache

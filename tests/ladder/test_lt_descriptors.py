@@ -11,6 +11,7 @@ import ctypes
 import itertools
 
 import pytest
+from ladder.needs import missing
 
 from nnkernels.backends.cupy.products import cublaslt
 from nnkernels.backends.cupy.products.cublaslt import (
@@ -43,7 +44,7 @@ def real() -> Library:
     try:
         return cublaslt.load()
     except BackendUnavailableError as error:
-        pytest.skip(str(error))
+        missing(f"cublasLt ({error})", "install nnkernels[ladder,cuda13]")
 
 
 @pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.slow)])
