@@ -30,7 +30,7 @@ DEFAULT_CACHE = 32 << 20
 """Taken for the last-level cache where the system does not tell it."""
 
 ARRAYS = {"read": 1, "copy": 2, "triad": 3}
-Unit = Literal["FLOP/s", "B/s"]
+Unit = Literal["FLOP/s", "B/s", "s"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +198,13 @@ def level_of(nbytes: int, threads: int, caches: Sequence[machine.Cache]) -> str:
 
 
 def _working_sets(arrays: int, caches: Sequence[machine.Cache], effort: Effort) -> list[int]:
-    """Bytes of all arrays together, from the first-level cache to beyond the last."""
+    """Bytes of all arrays together: up to the last cache, then one that is beyond it.
+
+    None between the two, of which nobody could say where it lies.
+    """
     last = caches[-1].capacity(machine.cores()) if caches else DEFAULT_CACHE
     largest = min(arrays * effort.beyond * last, machine.identity().mem_bytes // 8)
     sizes = [SMALLEST]
-    while sizes[-1] * effort.step < largest:
+    while sizes[-1] * effort.step <= min(last, largest - 1):
         sizes.append(sizes[-1] * effort.step)
     return [*sizes, largest]

@@ -17,6 +17,7 @@ from nnkernels.bench.results import (
     Run,
     Times,
 )
+from nnkernels.bench.roofline import BANDWIDTH_CEILINGS, COMPUTE_CEILINGS
 from nnkernels.bench.text import counted, listed, percent, quantity
 
 TEXTBOOK = "textbook"
@@ -224,7 +225,10 @@ def ceilings(found: Sequence[Ceiling], run: Run) -> list[str]:
 def _limits(found: Sequence[Ceiling]) -> Iterator[str]:
     best: dict[tuple[str, str], Ceiling] = {}
     for ceiling in found:
-        if ceiling.unit == "B/s" and ceiling.level not in (None, "memory"):
+        cached = ceiling.level not in (None, "memory")
+        if ceiling.what not in COMPUTE_CEILINGS and (
+            ceiling.what not in BANDWIDTH_CEILINGS or cached
+        ):
             continue
         key = (ceiling.device, ceiling.unit)
         if key not in best or ceiling.value > best[key].value:

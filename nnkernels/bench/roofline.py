@@ -9,7 +9,7 @@ as the call's traffic, so that what fits in a cache is compared with the cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
@@ -119,6 +119,21 @@ def judged(result: Result, ceilings: Sequence[Ceiling]) -> Result:
         return replace(result, status="failed", reason=found.impossible)
     rates = replace(result.rates, pct_peak=found.pct_peak, bound=found.bound)
     return replace(result, rates=rates)
+
+
+def judged_all(
+    found: Sequence[Result], ceilings: Sequence[Ceiling], again: Callable[[], Iterable[Ceiling]]
+) -> tuple[list[Result], list[Ceiling]]:
+    """Every result judged, and the ceilings that they were judged by.
+
+    Where one seems impossible the ceilings are measured ``again`` first, and the best of both
+    counts: the machine may have been busy when they were measured, and idle after.
+    """
+    rows = [judged(result, ceilings) for result in found]
+    if any(row.status != result.status for row, result in zip(rows, found, strict=True)):
+        ceilings = merged(ceilings, again())
+        rows = [judged(result, ceilings) for result in found]
+    return rows, list(ceilings)
 
 
 def _arithmetic(result: Result) -> str:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from nnkernels.bench import results
 from nnkernels.bench.harness import Cost
-from nnkernels.bench.roofline import REUSE, TOLERANCE, judge, judged, merged
+from nnkernels.bench.roofline import REUSE, TOLERANCE, judge, judged, judged_all, merged
 
 KB, MB = 1 << 10, 1 << 20
 
@@ -114,7 +114,7 @@ def test_another_device_says_nothing() -> None:
 
 
 def test_links_are_no_bandwidth_of_a_call() -> None:
-    link = [stream(1e9, MB, None, what="h2d_bw")]
+    link = [stream(1e9, MB, None, what="h2d_pinned_bw")]
     assert judge(Cost(0, MB, 1), 1e-9, dtype="float32", ceilings=link) == (None, None, None)
 
 
@@ -179,6 +179,22 @@ def test_an_impossible_row_fails() -> None:
     assert found.status == "failed"
     assert "impossible rate" in found.reason
     assert TOLERANCE == 1.05
+
+
+def test_ceilings_are_measured_again_before_a_row_is_refused() -> None:
+    busy = [compute(30e9), *CEILINGS[3:]]
+    rows, used = judged_all([row(0.02), row(1e-4)], busy, lambda: CEILINGS)
+    assert [r.status for r in rows] == ["ok", "failed"]
+    assert rows[0].rates.pct_peak == pytest.approx(1 / 0.02 / 120)
+    assert max(c.value for c in used if c.unit == "FLOP/s") == 120e9
+
+
+def test_nothing_is_measured_again_without_need() -> None:
+    def again():
+        raise AssertionError
+
+    rows, used = judged_all([row(0.02)], CEILINGS, again)
+    assert (rows[0].status, used) == ("ok", CEILINGS)
 
 
 def test_a_gpu_is_judged_by_its_kernel_time() -> None:

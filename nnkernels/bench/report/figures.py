@@ -24,6 +24,7 @@ from nnkernels.bench.results import (
     Result,
     Times,
 )
+from nnkernels.bench.roofline import BANDWIDTH_CEILINGS, COMPUTE_CEILINGS
 from nnkernels.bench.text import duration, percent, quantity
 from nnkernels.errors import missing_extra
 
@@ -312,10 +313,9 @@ def _roofs(ceilings: Sequence[Ceiling]) -> tuple[list[Ceiling], list[Ceiling]]:
         if key not in best or best[key].value < ceiling.value:
             best[key] = ceiling
     ordered = sorted(best.values(), key=lambda c: -c.value)
-    links = ("h2d_bw", "d2h_bw")
     return (
-        [c for c in ordered if c.unit == "FLOP/s"],
-        [c for c in ordered if c.unit == "B/s" and c.what not in links],
+        [c for c in ordered if c.what in COMPUTE_CEILINGS],
+        [c for c in ordered if c.what in BANDWIDTH_CEILINGS],
     )
 
 
