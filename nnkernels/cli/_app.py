@@ -40,8 +40,8 @@ from nnkernels.errors import (
 
 P = ParamSpec("P")
 ORDER = (
-    *("info", "bench", "train", "predict", "list", "explain", "profile", "compare", "history"),
-    *("report", "verify", "reproduce"),
+    *("info", "doctor", "bench", "train", "predict", "list", "explain", "profile", "roofline"),
+    *("compare", "history", "report", "verify", "reproduce"),
 )
 """Commands in the order of the help, which is the order that a newcomer asks in; others follow."""
 
