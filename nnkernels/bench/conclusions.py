@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from scipy import stats
 
@@ -52,17 +52,21 @@ def _fastest(run: Run) -> list[str]:
     times = rows.cases(run)
     names = dict.fromkeys(name for found in times.values() for name in found)
     backends = [name for name in names if name != TEXTBOOK]
-    return [fastest(times, backends)] if backends and run.kind in ("bench", "peers") else []
+    return answers(times, backends) if backends and run.kind in ("bench", "peers") else []
 
 
 def fastest(times: Mapping[str, TimesByName], backends: Sequence[str]) -> str:
-    """The answer to "which backend is fastest here?", as a sentence."""
+    """The answer to "which backend is fastest here?", as a paragraph."""
+    return " ".join(answers(times, backends))
+
+
+def answers(times: Mapping[str, TimesByName], backends: Sequence[str]) -> list[str]:
+    """The same in sentences."""
     sentences = [part for part in (_versus_textbook(times, name) for name in backends) if part]
     if len(backends) > 1:
-        sentences += _winners(times, backends)
-    else:
-        sentences.append("No other backend was compared; 'nnkernels info' says what is available.")
-    return " ".join(sentences)
+        return [*_winners(times, backends), *sentences]
+    alone = "No other backend was compared; 'nnkernels info' says what is available."
+    return [*sentences, alone]
 
 
 def _versus_textbook(times: Mapping[str, TimesByName], backend: str) -> str:
@@ -96,24 +100,26 @@ def _winners(times: Mapping[str, TimesByName], backends: Sequence[str]) -> list[
     return lines + ([f"Undecided: {', '.join(undecided)}."] if undecided else [])
 
 
-def troubles(results: Iterable[Result]) -> list[str]:
-    """What was not timed, and why."""
-    wrong: dict[str, list[str]] = {}
-    failed: dict[tuple[str, str], list[str]] = {}
-    skipped: dict[str, str] = {}
+def troubles(results: Sequence[Result]) -> list[str]:
+    """What was not timed, and why; where that is all that a candidate did, without its list."""
+    found: dict[tuple[str, str, str], list[str]] = {}
     for result in results:
-        case = rows.case_name(result.workload, rows.size_of(result))
-        if result.status == "incorrect":
-            wrong.setdefault(result.backend, []).append(case)
-        elif result.status == "failed":
-            failed.setdefault((result.backend, result.reason or "unknown"), []).append(case)
-        elif result.status == "skipped":
-            skipped[result.backend] = result.reason or "unknown"
+        if result.status != "ok":
+            key = (result.status, result.backend, result.reason or "unknown")
+            found.setdefault(key, []).append(rows.case_name(result.workload, rows.size_of(result)))
+    worked = {result.backend for result in results if result.status != "skipped"}
     return [
-        *(f"{b} gave wrong results on {listed(c)}: not timed." for b, c in wrong.items()),
-        *(f"{b} failed on {listed(c)}: {why}." for (b, why), c in failed.items()),
-        *(f"{b} was skipped: {why}." for b, why in skipped.items()),
+        _trouble(status, backend, reason, cases, whole=backend not in worked)
+        for (status, backend, reason), cases in sorted(found.items())
     ]
+
+
+def _trouble(status: str, backend: str, reason: str, cases: list[str], *, whole: bool) -> str:
+    if status == "skipped":
+        return f"{backend} was skipped{'' if whole else f' on {listed(cases)}'}: {reason}."
+    if status == "incorrect":
+        return f"{backend} gave wrong results on {listed(cases)} and was not timed: {reason}."
+    return f"{backend} failed on {listed(cases)}: {reason}."
 
 
 # --- did it get slower --------------------------------------------------------------------------
@@ -136,7 +142,7 @@ def _changed(judged: Sequence[Comparison], verdict: str) -> str:
     )
     if not changed:
         return "" if verdict == "faster" else _none_slower(judged)
-    named = [f"{comparison_name(c)} {_times_as_long(c)}" for c in changed]
+    named = [f"{comparison_name(c)} {times_as_long(c)}" for c in changed]
     of = f"{len(changed)} of {counted(len(judged), 'workload')}"
     return f"{changed[0].b} is {verdict} than {changed[0].a} on {of}: {listed(named)}."
 
@@ -153,7 +159,8 @@ def comparison_name(found: Comparison) -> str:
     return f"{rows.case_name(found.workload, found.size)} {found.backend}"
 
 
-def _times_as_long(found: Comparison) -> str:
+def times_as_long(found: Comparison) -> str:
+    """``takes 1.121 times as long (1.109 to 1.133)``."""
     interval = ""
     if found.ci_low is not None and found.ci_high is not None:
         interval = f" ({found.ci_low:.3f} to {found.ci_high:.3f})"
@@ -201,7 +208,9 @@ def crossovers(found: Sequence[Crossover]) -> list[str]:
 
 def _from_which_size(found: Crossover) -> str:
     measured = [point.size for point in found.points]
-    span = f"from {found.sweep} {min(measured):,} to {max(measured):,}" if measured else "measured"
+    span = (
+        f"from {found.sweep} = {min(measured):,} to {max(measured):,}" if measured else "measured"
+    )
     if found.verdict == "found" and found.size is not None:
         between = ""
         if found.interval is not None:

@@ -16,10 +16,10 @@ def test_the_conclusion_names_clear_winners_only() -> None:
         "tanh": {"numpy": times(1.0), "fast": times(2.0)},
     }
     assert conclusions.fastest(found, ["numpy", "fast"]) == (
-        "numpy trains W1 1.50, W2 1.10 (unclear) times as fast as the textbook's NumPy code. "
-        "fast trains W1 3.00 times as fast as the textbook's NumPy code. "
         "fast is the fastest backend for W1. numpy is the fastest backend for tanh. "
-        "Undecided: relu."
+        "Undecided: relu. "
+        "numpy trains W1 1.50, W2 1.10 (unclear) times as fast as the textbook's NumPy code. "
+        "fast trains W1 3.00 times as fast as the textbook's NumPy code."
     )
 
 

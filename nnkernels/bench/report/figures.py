@@ -45,7 +45,7 @@ VERDICTS: Mapping[str, tuple[str, str, bool]] = {
 }
 """Colour, marker, and whether it is filled."""
 
-WIDE, NARROW = 9.6, 3.75
+WIDE, NARROW = 11.6, 3.75
 """Inches; a page shows an inch as 96 pixels."""
 
 MOST = 40
@@ -370,7 +370,7 @@ def _draw_points(axes: Axes, points: Sequence[Any]) -> None:
 def crossovers(found: Sequence[Crossover], width: float) -> Figure:
     """The ratio over the size, its interval as a band, and the crossover with its own."""
     shown = [c for c in found if c.points][:MOST]
-    columns = 1 if width < 6 else min(3, len(shown))
+    columns = 1 if width < 6 else 3
     with style():
         figure, panels = _figure(width, 2.3, len(shown), columns)
         for axes, crossover in zip(panels, shown, strict=True):
