@@ -1,10 +1,11 @@
-"""The option ``--preset``, and every workload with every candidate as a parameter."""
+"""Options for sizes and a user's own workloads; every workload and candidate as a parameter."""
 
 from __future__ import annotations
 
 import pytest
 
 from nnkernels.bench import harness, session
+from nnkernels.errors import InputError
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,6 +15,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="quick",
         help="sizes of the workloads (default: quick)",
     )
+    parser.addoption(
+        "--workloads",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="workloads and backends of your own; may be repeated",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Add a user's workloads, so that a mistake in the file ends the run with one line."""
+    try:
+        for path in config.getoption("--workloads"):
+            harness.add(path)
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

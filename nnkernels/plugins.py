@@ -2,7 +2,8 @@
 
 A backend's module has one function, ``load() -> Backend``; nothing is imported before a backend is
 named. Third parties register theirs in the entry-point group ``nnkernels.backends``, pointing at
-such a function or at a :class:`~nnkernels.backend.Backend`. A plug-in that fails to load stays
+such a function or at a :class:`~nnkernels.backend.Backend`; :func:`register` adds one for the life
+of a process. A plug-in that fails to load stays
 listed with its reason and harms nobody else: a claim on a built-in name is listed as an error and
 never served, one name claimed by two third parties is an error when it is asked for.
 """
@@ -15,7 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from nnkernels.backend import Backend
-from nnkernels.errors import BackendError, BackendUnavailableError, unknown
+from nnkernels.errors import BackendError, BackendUnavailableError, InputError, unknown
+from nnkernels.names import parse_backend
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -66,7 +68,7 @@ def sources() -> dict[str, list[Source]]:
         owner = (entry.dist.name if entry.dist is not None else None) or entry.value
         source = Source(entry.name, owner, functools.partial(_load_entry_point, entry))
         found.setdefault(entry.name, []).append(source)
-    return found
+    return found | {name: [source] for name, source in _registered.items()}
 
 
 def _builtin(name: str) -> Source:
@@ -78,8 +80,31 @@ ABSENT = {
 }
 """Backends that people will ask for and that this version does not hold, with the reason."""
 
+_registered: dict[str, Source] = {}
 _loaded: dict[str, Backend] = {}
 _failed: dict[str, BackendError] = {}
+
+
+def register(name: str, load: Callable[[], object], *, origin: str) -> None:
+    """Add a backend for as long as this process runs.
+
+    Args:
+        name: what it is called.
+        load: returns the :class:`~nnkernels.backend.Backend`, which has this name; called when it
+            is first asked for.
+        origin: who brings it, for messages.
+
+    Raises:
+        InputError: the name cannot be one of a backend, or is taken.
+    """
+    if parse_backend(name) != (name, None, {}, {}):
+        raise InputError(f"register: the name must be a word such as 'mine', got {name!r}")
+    owners = [OWN] if name in ABSENT else [claim.origin for claim in sources().get(name, [])]
+    if owners:
+        raise InputError(
+            f"backend {name!r} is taken by {owners[0]}; choose another name for that of {origin}"
+        )
+    _registered[name] = Source(name, origin, load)
 
 
 def load(name: str) -> Backend:
@@ -104,6 +129,8 @@ def load(name: str) -> Backend:
 def _source(name: str) -> Source:
     if name in builtin_names():  # without asking what else is installed: that cannot break these
         return _builtin(name)
+    if name in _registered:
+        return _registered[name]
     known = sources()
     if name not in known and name in ABSENT:
         raise BackendUnavailableError(f"backend {name!r} is not available: {ABSENT[name]}")

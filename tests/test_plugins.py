@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 import nnkernels
 from nnkernels import ops, plugins
-from nnkernels.errors import BackendError, BackendUnavailableError, UnknownNameError
+from nnkernels.errors import BackendError, BackendUnavailableError, InputError, UnknownNameError
 from nnkernels.testing import VerificationError, verify
 
 BROKEN = {
@@ -238,3 +239,45 @@ def test_wrong_results_are_found_by_verify(install, name):
     with pytest.raises(VerificationError) as caught:
         report.check()
     assert f"{name} [" in str(caught.value)
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """What is registered, and forgotten after the test."""
+    monkeypatch.setattr(plugins, "_registered", {})
+    monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
+    return plugins.register
+
+
+def test_a_backend_is_registered_for_this_process(registered):
+    def load():
+        numpy = plugins.load("numpy")
+        return nnkernels.Backend("mine", numpy.device, numpy.kernels, numpy.executor)
+
+    registered("mine", load, origin="a notebook")
+    assert nnkernels.get_backend("mine").name == "mine"
+    assert plugins.availability()["mine"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("numpy", "'numpy' is taken by nnkernels; choose another name for that of here"),
+        ("native", "is taken by nnkernels"),
+        ("a b", "cannot be read"),
+        ("mine(threads=1)", "the name must be a word"),
+        ("mine:1", "the name must be a word"),
+    ],
+)
+def test_names_that_cannot_be_registered(registered, name, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        registered(name, lambda: None, origin="here")
+    assert plugins._registered == {}
+
+
+def test_names_that_are_taken_cannot_be_registered(registered, install):
+    install("good-plugin", good="nnk_good:load")
+    registered("mine", lambda: None, origin="first")
+    for name, owner in (("mine", "first"), ("good", "good-plugin")):
+        with pytest.raises(InputError, match=f"is taken by {owner}"):
+            registered(name, lambda: None, origin="second")

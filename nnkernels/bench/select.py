@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from nnkernels.bench.harness import MAIN, USER
 from nnkernels.errors import InputError
 
 
@@ -32,16 +33,18 @@ MAX_TOKENS = 200
 
 
 def select(cases: Iterable[N], expression: str | None) -> list[N]:
-    """The cases whose id or tags match; without an expression, those tagged ``main``.
+    """The cases whose id or tags match.
 
-    A word matches where it is part of the id, or a tag; upper and lower case are the same.
+    Without an expression the user's own, or where there are none those tagged ``main``. A word
+    matches where it is part of the id, or a tag; upper and lower case are the same.
 
     Raises:
         InputError: the expression cannot be read, or nothing matches.
     """
     every = list(cases)
     if expression is None:
-        return [case for case in every if "main" in case.tags]
+        own = [case for case in every if USER in case.tags]
+        return own or [case for case in every if MAIN in case.tags]
     node = parse(expression)
     found = [case for case in every if node(_finder(case))]
     if not found:

@@ -427,6 +427,8 @@ def _garbage() -> Iterator[None]:
     """Arrays that do not fit the reference's are no answer."""
     try:
         yield
+    except NnkernelsError:  # a user's reference raised
+        raise
     except (ValueError, TypeError) as error:
         raise WorkerLostError(f"its process answered garbage: {error}") from error
 

@@ -119,11 +119,12 @@ class Worker:
         theirs = (request_end, reply_end, life_end)
         entries = sys.path if chosen.path is None else chosen.path
         path = json.dumps([str(entry) for entry in entries])
+        workloads = json.dumps(harness.added())
         self._buffer = bytearray()
         self._open = [self._requests, self._replies, self._life]
         try:
             self._process = subprocess.Popen(
-                [chosen.python or sys.executable, str(BOOT), *map(str, theirs), path],
+                [chosen.python or sys.executable, str(BOOT), *map(str, theirs), path, workloads],
                 pass_fds=theirs,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,

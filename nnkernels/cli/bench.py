@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nnkernels.cli._app import FAILED, INCOMPLETE
+from nnkernels.cli._options import Workloads, add_workloads
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +49,7 @@ def command(
         float | None,
         typer.Option(min=0.01, max=86400, metavar="SECONDS", help="Time to spend, about."),
     ] = None,
+    workloads: Workloads = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Write the results as JSON."),
@@ -57,8 +59,8 @@ def command(
 
     Every candidate runs in a process of its own, and takes turns with the others. It is first
     compared with a float64 reference; one that disagrees is not timed (exit code 1). Without -k
-    the training steps W1 to W4 and a few operators are run. 'textbook' is plain NumPy training
-    code as the textbooks write it, for comparison.
+    your own workloads are run, or the training steps W1 to W4 and a few operators. 'textbook' is
+    plain NumPy training code as the textbooks write it, for comparison.
 
     \b
     Examples:
@@ -66,11 +68,13 @@ def command(
       nnkernels bench -k "matmul or relu" --threads 1
       nnkernels bench -k "train and not W3" --preset quick -o run.json
       nnkernels bench -b "numpy,numpy[relu=mypkg.kernels:relu]" -k relu
+      nnkernels bench --workloads mine.py
     """
     from nnkernels.bench.session import Session, hired
     from nnkernels.cli._render import Bar
 
     _check_output(output)
+    add_workloads(workloads)
     plan = _plan(expression, backends, preset, threads, time_budget)
     with hired(plan) as crew, Bar(len(plan.cases)) as bar:
         report = Report(plan, bar)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from nnkernels.cli._options import Workloads, add_workloads
+
 Preset = Literal["quick", "default", "thorough"]
 
 
@@ -16,6 +18,7 @@ def command(
         typer.Argument(help="What to list."),
     ] = "workloads",
     preset: Annotated[Preset, typer.Option(help="Sizes of the workloads.")] = "default",
+    workloads: Workloads = None,
 ) -> None:
     """List workloads with their tags, operators, backends, or datasets, one a line.
 
@@ -26,9 +29,11 @@ def command(
       nnkernels list
       nnkernels list workloads --preset quick
       nnkernels list operators
+      nnkernels list backends --workloads mine.py
     """
     from nnkernels.cli._render import print_wrapped
 
+    add_workloads(workloads)
     rows = {
         "workloads": lambda: _workloads(preset),
         "operators": _operators,

@@ -234,8 +234,3 @@ def test_the_harness_loads_by_path_under_another_name(monkeypatch: pytest.Monkey
     assert run_checked(case.make(), "numpy").ok
     for name in [n for n in sys.modules if n.startswith("newest_harness.")]:
         monkeypatch.delitem(sys.modules, name)
-
-
-def test_the_harness_imports_its_siblings_only_relatively() -> None:
-    for path in Path(harness.__file__).parent.glob("*.py"):
-        assert "nnkernels.bench" not in path.read_text(), path.name

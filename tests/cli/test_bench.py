@@ -133,6 +133,82 @@ def test_bad_arguments(arguments: list[str], code: int, message: str, capsys) ->
     assert err.count("\n") == 1
 
 
+OWN = """\
+import numpy as np
+import nnkernels
+from nnkernels.bench.declare import Cost, backend, workload
+
+@backend("mine")
+def mine():
+    return nnkernels.get_backend("numpy").replace(tanh=np.tanh)
+
+@workload("twice", sizes=[64], tolerance=1e-6)
+class Twice:
+    def make(self, rng, n):
+        return {"x": rng.standard_normal(n), "out": np.empty(n)}
+
+    def run(self, be, s):
+        np.add(s.x, s.x, out=s.out)
+
+    def reference(self, s):
+        return 2 * s.x
+
+    def cost(self, n):
+        return Cost(n, 8 * n, n)
+"""
+
+
+def bench_own(tmp_path: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run ``nnkernels bench --workloads``, in a process whose backends a file may add to."""
+    (tmp_path / "my own.py").write_text(text)
+    command = [sys.executable, "-m", "nnkernels", *QUICK, "--workloads", "my own.py", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_workloads_and_backends_of_ones_own(tmp_path: Path) -> None:
+    done = bench_own(tmp_path, OWN, "-b", "numpy,mine", "-o", "run.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = results.read(tmp_path / "run.json").results
+    assert [(r.workload, r.backend, r.status) for r in rows] == [
+        ("twice", "numpy", "ok"),
+        ("twice", "mine", "ok"),
+    ]
+    done = bench_own(tmp_path, OWN, "-b", "mine", "-k", "tanh and forward")
+    assert done.returncode == 0
+    assert "mine" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "by", "line"),
+    [
+        ("import nnkernels\n", "import nowhere\n", 2),
+        ('"twice"', '"matmul"', 9),
+        ("np.tanh", "2", 7),
+        ("2 * s.x", "2 * s.y", 18),
+        ("rng.standard_normal(n)", "np.zeros(n)", 9),
+        ("Cost(n, 8", "Cost(n, 0", 9),
+    ],
+)
+def test_mistakes_in_ones_own_file(tmp_path: Path, change: str, by: str, line: int) -> None:
+    assert change in OWN
+    done = bench_own(tmp_path, OWN.replace(change, by))
+    assert done.returncode == 2
+    assert f"my own.py:{line}: " in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_wrong_workload_of_ones_own_is_not_timed(tmp_path: Path) -> None:
+    done = bench_own(tmp_path, OWN.replace("s.x, s.x, out", "s.x, 0, out"), "-b", "numpy")
+    assert done.returncode == 1
+    assert "INCORRECT, not timed: twice: result 0[" in done.stdout
+    done = bench_own(tmp_path, OWN.replace("np.add", "np.ad"), "-b", "numpy")
+    assert done.returncode == 3
+    assert "FAILED, not timed: InputError: …/my own.py:15: AttributeError" in done.stdout
+
+
 def ended(process: psutil.Process) -> bool:
     """Whether it ends soon; who adopts a zombie may never reap it."""
     for _ in range(1000):

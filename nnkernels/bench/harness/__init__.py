@@ -5,17 +5,18 @@ loaded by file path under another name, it can drive an older ``nnkernels`` than
 with.
 """
 
-from .registry import cases
+from .registry import add, added, cases
 from .sweeps import Sweep, sweeps
 from .timing import SAMPLE_SECONDS, Track, elapsed, interleave, prime
 from .worker import identify
-from .workload import GATE, MAIN, PRESETS, Agreement, Case, Cost, Preset, Problem, Runner
+from .workload import GATE, MAIN, PRESETS, USER, Agreement, Case, Cost, Preset, Problem, Runner
 
 __all__ = [
     "GATE",
     "MAIN",
     "PRESETS",
     "SAMPLE_SECONDS",
+    "USER",
     "Agreement",
     "Case",
     "Cost",
@@ -24,6 +25,8 @@ __all__ = [
     "Runner",
     "Sweep",
     "Track",
+    "add",
+    "added",
     "cases",
     "elapsed",
     "identify",

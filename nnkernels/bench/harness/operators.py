@@ -18,7 +18,8 @@ import numpy as np
 
 import nnkernels
 
-from .workload import GATE, MAIN, Agreement, Case, Cost, Preset, Runner
+from .poison import legible, poison
+from .workload import GATE, MAIN, Agreement, Case, Cost, Preset, Runner, rate_of
 
 Sizes = Mapping[str, Any]
 
@@ -68,9 +69,6 @@ VECTOR_MATRIX: Mapping[Preset, Sizes] = {
 }
 """The product with which a textbook compares NumPy, a CPU and a GPU: Ayyadevara and Reddy, Modern
 Computer Vision with PyTorch, 2nd ed., ch. 2; in float32 for tensors, float64 for NumPy."""
-
-COMPUTE_BOUND = 2.0
-"""Flops a byte from which a rate is told in flops."""
 
 
 def cases(preset: Preset) -> list[Case]:
@@ -131,7 +129,7 @@ def _case(
         dtype=dtype,
         tags=tags,
         cost=cost,
-        rate=_rate(cost),
+        rate=rate_of(cost),
         make=functools.partial(OperatorProblem, op, params, dims, kind),
     )
 
@@ -187,10 +185,6 @@ def _cost(op: Any, params: Mapping[str, Any], dims: Sizes, dtype: np.dtype[Any])
     result = [*signature.outputs, *updated][0]
     items = math.prod(signature.shape(result, known))
     return Cost(float(op.flops(known, items)), float(nbytes), items)
-
-
-def _rate(cost: Cost) -> Any:
-    return "flop" if cost.flop >= COMPUTE_BOUND * cost.bytes else "byte"
 
 
 # --- inputs ------------------------------------------------------------------------------------
@@ -308,7 +302,7 @@ class OperatorRunner:
         for at in self._updated:
             self._arrays[at][...] = self._backend.asarray(self._problem.inputs[at])
         for out in self._outs:
-            out[...] = self._backend.asarray(_poison(out.shape, np.dtype(out.dtype)))
+            out[...] = self._backend.asarray(poison(out.shape, np.dtype(out.dtype)))
 
     def run(self, loops: int) -> None:
         """Call the kernel ``loops`` times."""
@@ -319,19 +313,9 @@ class OperatorRunner:
             self._backend.device.synchronize()
 
     def outputs(self) -> list[Any]:
-        """Outputs, then what was updated in place; masks as bytes, which tell their poison."""
+        """Outputs, then what was updated in place."""
         results = [*self._outs, *(self._arrays[at] for at in self._updated)]
-        found = [np.asarray(self._backend.to_numpy(r)) for r in results]
-        return [f.view(np.uint8) if f.dtype == bool else f for f in found]
-
-
-def _poison(shape: Any, dtype: np.dtype[Any]) -> Any:
-    """Values that no correct result holds."""
-    if dtype.kind == "f":
-        return np.full(shape, np.nan, dtype)
-    if dtype.kind == "b":
-        return np.full(shape, 2, np.uint8).view(bool)
-    return np.full(shape, np.iinfo(dtype).max, dtype)
+        return [legible(self._backend.to_numpy(r)) for r in results]
 
 
 def _fallback_note(backend: Any, op: Any, params: Mapping[str, Any]) -> str | None:

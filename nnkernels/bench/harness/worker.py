@@ -21,7 +21,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,7 +30,7 @@ import numpy as np
 import nnkernels
 
 from . import device_limits, limits
-from .registry import cases
+from .registry import add, cases
 from .sweeps import sweep
 from .timing import Track, elapsed, held_to, prime, settle, take
 from .workload import GATE, Case, Problem
@@ -39,14 +39,14 @@ Reply = tuple[dict[str, Any], Sequence[Any]]
 """What is sent: names with values, and arrays."""
 
 
-def run(requests: int, replies: int, life: int) -> None:
-    """Serve on inherited pipe ends."""
+def run(requests: int, replies: int, life: int, workloads: Sequence[str]) -> None:
+    """Serve on inherited pipe ends, with the workloads of these files too."""
     for end in (requests, replies, life):
         os.set_inheritable(end, False)
     _die_with_parent(life)
     os.dup2(2, 1)
     with open(requests, "rb") as lines, open(replies, "wb") as answers:
-        serve(lines, answers)
+        serve(lines, answers, workloads)
 
 
 def _die_with_parent(life: int) -> None:
@@ -59,16 +59,35 @@ def _die_with_parent(life: int) -> None:
     fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def serve(requests: Iterable[bytes], replies: BinaryIO) -> None:
+def serve(requests: Iterable[bytes], replies: BinaryIO, workloads: Sequence[str] = ()) -> None:
     """Answer every request; an error is an answer too."""
     slots: dict[str, Server] = collections.defaultdict(Server)
+    refusal = _refusal(workloads)
     for line in requests:
-        try:
-            request = json.loads(line)
-            reply, arrays = slots[request.pop("slot", "")].answer(request)
-        except (Exception, SystemExit) as error:  # a kernel is foreign code
-            reply, arrays = {"error": str(error), "kind": type(error).__name__}, ()
+        reply, arrays = refusal or _answered(slots, line)
         send(replies, reply, arrays)
+
+
+def _refusal(workloads: Sequence[str]) -> Reply | None:
+    """The answer to everything where a file of workloads cannot be added."""
+    try:
+        for path in workloads:
+            add(path)
+    except (Exception, SystemExit) as error:
+        return _failure(error)
+    return None
+
+
+def _answered(slots: Mapping[str, Server], line: bytes) -> Reply:
+    try:
+        request = json.loads(line)
+        return slots[request.pop("slot", "")].answer(request)
+    except (Exception, SystemExit) as error:  # a kernel is foreign code
+        return _failure(error)
+
+
+def _failure(error: BaseException) -> Reply:
+    return {"error": str(error), "kind": type(error).__name__}, ()
 
 
 def send(stream: BinaryIO, reply: dict[str, Any], arrays: Sequence[Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+Rate = Literal["flop", "byte", "item"]
 Preset = Literal["quick", "default", "thorough"]
 PRESETS: tuple[Preset, ...] = ("quick", "default", "thorough")
 
@@ -15,6 +16,9 @@ MAIN = "main"
 GATE = "gate"
 """Tag of the workloads that the regression gate compares."""
 
+USER = "user"
+"""Tag of the workloads from a file of the user's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -23,6 +27,15 @@ class Cost:
     flop: float
     bytes: float
     items: int
+
+
+COMPUTE_BOUND = 2.0
+"""Flops a byte from which a rate is told in flops."""
+
+
+def rate_of(cost: Cost) -> Rate:
+    """Which of an operator's rates is worth telling."""
+    return "flop" if cost.flop >= COMPUTE_BOUND * cost.bytes else "byte"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,7 @@ class Case:
     dtype: str
     tags: tuple[str, ...]
     cost: Cost
-    rate: Literal["flop", "byte", "item"]
+    rate: Rate
     make: Callable[[], Problem]
     baselines: tuple[str, ...] = ()
     sweep: tuple[str, int] | None = None
