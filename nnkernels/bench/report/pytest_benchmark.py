@@ -1,7 +1,8 @@
 """The samples as pytest-benchmark stores them, so that ``pytest-benchmark compare`` reads them.
 
 The statistics are those of ``pytest_benchmark.stats.Stats``: quartiles, outliers beyond 1.5 times
-the interquartile range and beyond one standard deviation, the sample standard deviation.
+the interquartile range and beyond one standard deviation, the sample standard deviation. Its
+quartiles are hinges, ours interpolated: they differ by less than the distance of two samples.
 """
 
 from __future__ import annotations

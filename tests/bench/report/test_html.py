@@ -210,4 +210,4 @@ def test_it_is_readable_in_chromium(page, browser, tmp_path, width):
     assert found["smallest"] >= 10.5
     assert found["text"] == 16
     assert found["requests"] == 0
-    assert (found["scrolling"] > 0) == (width == 400)
+    assert found["scrolling"] > 0 or width > 400
