@@ -24,6 +24,7 @@ import psutil
 from threadpoolctl import threadpool_info
 
 import nnkernels
+from nnkernels.bench import gpus
 from nnkernels.bench.results import Blas, Code, Identity, Machine, Volatile
 
 ENVIRONMENT = ("OPENBLAS_", "OMP_", "NUMBA_", "MKL_", "KMP_", "GOTO_", "CUPY_TF32")
@@ -85,6 +86,7 @@ def identity() -> Identity:
         cupy=installed("cupy"),
         os=f"{platform.system()} {platform.release()}",
         virt=_virtualisation(),
+        gpus=gpus.gpus(),
     )
 
 
@@ -106,9 +108,10 @@ def describe(start: Start) -> Machine:
     volatile = Volatile(
         load_start=start.load,
         load_end=load(),
-        mhz=_mhz(),
-        governor=_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        steal_pct=_steal_percent(start.cpu_times, psutil.cpu_times()),
+        mhz=mhz(),
+        governor=governor(),
+        steal_pct=steal_percent(start.cpu_times, psutil.cpu_times()),
+        gpus=gpus.states(),
     )
     return Machine(fingerprint(identity()), identity(), volatile, environment())
 
@@ -175,13 +178,44 @@ def load() -> list[float]:
     return [round(value, 2) for value in psutil.getloadavg()]
 
 
-def _steal_percent(start: Any, end: Any) -> float | None:
+def steal_percent(start: Any, end: Any) -> float | None:
     """Share of the CPU time that the hypervisor gave to others, where the system tells."""
     total = sum(end) - sum(start)
     if not hasattr(end, "steal") or total <= 0:
         return None
     stolen: float = end.steal - start.steal
     return round(100 * stolen / float(total), 3)
+
+
+def mhz() -> list[float] | None:
+    """Frequency of each CPU just now, where the system tells."""
+    found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", _text("/proc/cpuinfo") or "", re.MULTILINE)
+    return [float(value) for value in found] or None
+
+
+def governor() -> str | None:
+    """What chooses the first CPU's frequency, where the system tells."""
+    return _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+def turbo() -> bool | None:
+    """Whether frequencies may rise beyond the nominal one, where the system tells."""
+    off = _text("/sys/devices/system/cpu/intel_pstate/no_turbo")
+    on = _text("/sys/devices/system/cpu/cpufreq/boost")
+    if off is not None:
+        return off == "0"
+    return None if on is None else on == "1"
+
+
+def clock_source() -> str | None:
+    """What the kernel reads the time from, where the system tells."""
+    return _text("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+
+
+def memory_pressure() -> float | None:
+    """Percent of the last ten seconds in which some task waited for memory, where told."""
+    found = re.search(r"^some avg10=([\d.]+)", _text("/proc/pressure/memory") or "")
+    return float(found[1]) if found else None
 
 
 def installed(name: str) -> str | None:
@@ -222,11 +256,6 @@ def _isa() -> list[str]:
 def _l3_bytes() -> int | None:
     size = _text("/sys/devices/system/cpu/cpu0/cache/index3/size") or ""
     return int(size[:-1]) * 1024 if size.endswith("K") else None
-
-
-def _mhz() -> list[float] | None:
-    found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", _text("/proc/cpuinfo") or "", re.MULTILINE)
-    return [float(value) for value in found] or None
 
 
 def _virtualisation() -> str | None:

@@ -78,14 +78,23 @@ class Identity(_Record, frozen=True):
     gpus: list[Gpu] = []
 
 
+class GpuState(_Record, frozen=True):
+    """A GPU at one moment: its clock, its power, and in words what slows it down."""
+
+    sm_mhz: int | None
+    power_w: float | None
+    throttle: list[str]
+
+
 class Volatile(_Record, frozen=True):
-    """What changes from minute to minute."""
+    """What changes from minute to minute; ``gpus`` as at the end, in the identity's order."""
 
     load_start: list[float]
     load_end: list[float]
     mhz: list[float] | None
     governor: str | None
     steal_pct: float | None
+    gpus: list[GpuState] = []
 
 
 class Machine(_Record, frozen=True):

@@ -94,13 +94,13 @@ class Settings:
         python: the interpreter; None is this process's.
         path: its ``sys.path``, where the nnkernels that it drives is found first; None is this
             process's own.
-        environment: variables set beside this process's own.
+        environment: variables set beside this process's own; None: not set at all.
         cpus: the only CPUs that it may use; None leaves the system's choice.
     """
 
     python: str | None = None
     path: Sequence[str] | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
     cpus: Collection[int] | None = None
 
 
@@ -128,7 +128,7 @@ class Worker:
                 pass_fds=theirs,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**os.environ, **chosen.environment},
+                env=_variables(chosen.environment),
             )
         except OSError as error:
             self._close_pipes()
@@ -261,6 +261,12 @@ class Worker:
     def _close_pipes(self) -> None:
         while self._open:
             os.close(self._open.pop())
+
+
+def _variables(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """This process's environment with ``changes``."""
+    merged = {**os.environ, **changes}
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def _decode(line: bytes) -> dict[str, Any]:

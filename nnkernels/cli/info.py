@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nnkernels.bench.results import Blas
+    from nnkernels.bench.results import Blas, Gpu
 
 EXTRAS = {
     "numba": ("numba",),
     "report": ("matplotlib", "jinja2", "junitparser"),
     "history": ("ruptures",),
+    "nvml": ("nvidia-ml-py",),
     "sklearn": ("scikit-learn",),
     "peers": ("torch", "jax", "scikit-learn", "numba", "threadpoolctl"),
 }
@@ -38,7 +39,7 @@ def command(
     if json:
         typer.echo(json_text(facts))
         return
-    for line in _lines(facts):
+    for line in facts_in_lines(facts):
         print_wrapped(line, indent=15 if line.startswith(" ") else 10)
 
 
@@ -69,17 +70,24 @@ def gather() -> dict[str, Any]:
     }
 
 
-def _lines(facts: dict[str, Any]) -> list[str]:
+def facts_in_lines(facts: dict[str, Any], *, brief: bool = False) -> list[str]:
+    """What :func:`gather` found, for people; ``brief`` is the machine alone."""
     identity = facts["machine"]
     one_minute = facts["load"][0]
-    return [
+    head = [
         f"nnkernels {facts['version']}  Python {identity.python}  NumPy {identity.numpy}",
         f"CPU       {identity.cpu}, {identity.arch}, {identity.cores_usable} usable, "
         f"load {one_minute:.2f}",
         f"vectors   {' '.join(identity.isa) or 'unknown'}",
         f"memory    {identity.mem_bytes / 2**30:.1f} GiB{_cache(identity.l3_bytes)}",
         f"system    {identity.os}{_virt(identity.virt)}",
+        *(f"GPU       {_gpu(gpu)}" for gpu in identity.gpus),
         f"BLAS      {_blas(identity.blas)}",
+    ]
+    if brief:
+        return head
+    return [
+        *head,
         *(f"  WARN    {line}" for line in facts["warnings"]),
         *(f"  {name}={value}" for name, value in facts["env"].items()),
         "backends",
@@ -88,6 +96,13 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         "extras",
         *(f"  {extra:<12} {_extra(extra, found)}" for extra, found in facts["extras"].items()),
     ]
+
+
+def _gpu(gpu: Gpu) -> str:
+    return (
+        f"{gpu.name}, {gpu.mem_bytes / 2**30:.0f} GiB, compute capability {gpu.cc}, driver "
+        f"{gpu.driver or 'unknown'}"
+    )
 
 
 def _facts(found: dict[str, str]) -> str:

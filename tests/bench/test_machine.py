@@ -1,4 +1,7 @@
+import itertools
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -45,6 +48,87 @@ def test_the_fingerprint_follows_the_identity(change: dict[str, object]) -> None
     assert machine.fingerprint(other) != machine.fingerprint(facts)
 
 
+FINGERPRINT = "from nnkernels.bench import machine; print(machine.identity().blas.{}, end=' '); "
+FINGERPRINT += "print(machine.fingerprint(machine.identity()))"
+
+
+def fingerprint_of_a_process(fact: str, **environment: str) -> list[str]:
+    """A fact of the BLAS, and the fingerprint, in a process with these variables."""
+    done = subprocess.run(
+        [sys.executable, "-c", FINGERPRINT.format(fact)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("fact", "variable", "values"),
+    [
+        ("kernel", "OPENBLAS_CORETYPE", ("Nehalem", "Sandybridge")),
+        ("threads", "OPENBLAS_NUM_THREADS", ("1", "2")),
+    ],
+)
+def test_the_fingerprint_follows_the_blas_kernel_and_its_threads(fact, variable, values) -> None:
+    blas = machine.identity().blas
+    if blas is None or blas.vendor != "openblas" or machine.identity().arch != "x86_64":
+        pytest.skip("only OpenBLAS on x86 is told which kernel to use")
+    (first, one), (second, other) = (
+        fingerprint_of_a_process(fact, **{variable: value}) for value in values
+    )
+    if first == second:
+        pytest.skip(f"this OpenBLAS has one {fact} only: {first}")
+    assert one != other
+
+
+def test_the_fingerprint_does_not_follow_load_and_frequency(monkeypatch) -> None:
+    monkeypatch.setattr(machine, "load", lambda: [0.1, 0.1, 0.1])
+    monkeypatch.setattr(machine, "mhz", lambda: [1000.0])
+    quiet = machine.describe(machine.Start())
+    monkeypatch.setattr(machine, "load", lambda: [9.0, 9.0, 9.0])
+    monkeypatch.setattr(machine, "mhz", lambda: [4000.0])
+    busy = machine.describe(machine.Start())
+    assert quiet.volatile != busy.volatile
+    assert quiet.fingerprint == busy.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("cpus", "count"), [("0", 1), ("0-3", 4), ("0-1,8-9", 4), ("0,2", 2), ("", 1)]
+)
+def test_cpus_are_counted(cpus, count) -> None:
+    assert machine._count(cpus) == count
+
+
+def test_caches_grow_from_level_to_level() -> None:
+    found = machine.caches()
+    assert [c.level for c in found] == sorted({c.level for c in found})
+    assert all(a.nbytes <= b.nbytes for a, b in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize(
+    ("files", "turbo"),
+    [
+        ({}, None),
+        ({"no_turbo": "0"}, True),
+        ({"no_turbo": "1"}, False),
+        ({"boost": "1"}, True),
+        ({"boost": "0"}, False),
+    ],
+)
+def test_turbo(monkeypatch, files, turbo) -> None:
+    monkeypatch.setattr(machine, "_text", lambda path: files.get(Path(path).name))
+    assert machine.turbo() is turbo
+
+
+def test_memory_pressure(monkeypatch) -> None:
+    text = "some avg10=1.25 avg60=0.00 avg300=0.00 total=1\nfull avg10=0.50 total=1"
+    monkeypatch.setattr(machine, "_text", lambda path: text)
+    assert machine.memory_pressure() == 1.25
+
+
 def test_the_environment_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/home/ann/cache")
@@ -59,9 +143,9 @@ def test_the_environment_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stolen_time_is_a_share_of_the_run() -> None:
     times = type("Times", (tuple,), {"steal": property(lambda self: self[1])})
-    assert machine._steal_percent(times((10, 1)), times((18, 3))) == 20.0
-    assert machine._steal_percent(times((10, 1)), times((10, 1))) is None
-    assert machine._steal_percent((1, 2), (3, 4)) is None
+    assert machine.steal_percent(times((10, 1)), times((18, 3))) == 20.0
+    assert machine.steal_percent(times((10, 1)), times((10, 1))) is None
+    assert machine.steal_percent((1, 2), (3, 4)) is None
 
 
 def test_git_facts_are_null_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
