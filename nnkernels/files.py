@@ -1,4 +1,7 @@
-"""Writing files so that a crash, a full disk or Ctrl-C never leaves a half-written one."""
+"""Writing files so that a crash, a full disk or Ctrl-C never leaves a half-written one.
+
+And finding out whether a folder is private, so that nobody else can have written what is in it.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,16 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from nnkernels.errors import DTypeError, InputError, NnkernelsError
 
 Buffer = bytes | bytearray | memoryview
+
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+"""Bits of a mode: whether the group or everybody may write."""
 
 
 def as_path(function: str, path: str | os.PathLike[str]) -> Path:
@@ -151,3 +158,38 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Exposure(NamedTuple):
+    """How others could have changed what is in a folder.
+
+    Attributes:
+        foreign: whether it, or a link to it, belongs to another user; else others may write to it.
+        reason: the folder and what is wrong with it.
+    """
+
+    foreign: bool
+    reason: str
+
+
+def exposure(
+    folder: Path, *, trusted: Collection[int] = (), writers: int = OTHERS_WRITE
+) -> Exposure | None:
+    """How others could have changed what is in ``folder``; None where it is private.
+
+    Args:
+        folder: the folder, or a link to it: then both must belong to the user.
+        trusted: users whose folders are as good as one's own.
+        writers: bits of the mode that must not be set.
+
+    Raises:
+        OSError: there is no such folder, or it cannot be asked.
+    """
+    for status in (folder.lstat(), folder.stat()):  # a link, and what it leads to
+        if hasattr(os, "getuid") and status.st_uid not in (os.getuid(), *trusted):
+            owner = f"user {status.st_uid}, not to you ({os.getuid()})"
+            return Exposure(True, f"{str(folder)!r} belongs to {owner}")
+    if folder.stat().st_mode & writers:
+        found = f"other users may write to {str(folder)!r} and may have; remove it"
+        return Exposure(False, found)
+    return None

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import nnkernels.files
 from nnkernels.errors import CheckpointError, DTypeError, InputError, NnkernelsError
-from nnkernels.files import as_path, write_atomically
+from nnkernels.files import Exposure, as_path, exposure, write_atomically
 
 ROOT = Path(nnkernels.files.__file__).parents[1]
 
@@ -352,3 +353,64 @@ def test_threads_that_write_one_file_leave_one_whole_content(target):
     assert failures == []
     assert target.read_bytes() in contents
     assert names(target.parent) == ["result.json"]
+
+
+# --- private folders -----------------------------------------------------------------------------
+
+
+def test_a_folder_of_ones_own_is_private(tmp_path):
+    for mode in (0o700, 0o755, 0o500):
+        tmp_path.chmod(mode)
+        assert exposure(tmp_path) is None
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777, 0o1777])
+def test_a_folder_that_others_may_write_to_is_exposed(tmp_path, mode):
+    tmp_path.chmod(mode)
+    found = f"other users may write to {str(tmp_path)!r} and may have; remove it"
+    assert exposure(tmp_path) == Exposure(foreign=False, reason=found)
+
+
+def test_the_group_may_be_trusted_to_write(tmp_path):
+    tmp_path.chmod(0o770)
+    assert exposure(tmp_path, writers=stat.S_IWOTH) is None
+    tmp_path.chmod(0o772)
+    assert exposure(tmp_path, writers=stat.S_IWOTH) is not None
+
+
+def test_a_folder_of_another_user_is_exposed_unless_that_one_is_trusted(tmp_path, monkeypatch):
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    found = f"{str(tmp_path)!r} belongs to user {user}, not to you ({user + 1})"
+    tmp_path.chmod(0o777)
+    assert exposure(tmp_path) == Exposure(foreign=True, reason=found)
+    tmp_path.chmod(0o700)
+    assert exposure(tmp_path, trusted={user}) is None
+    tmp_path.chmod(0o777)
+    assert exposure(tmp_path, trusted={user}) is not None
+
+
+def test_a_link_is_judged_with_what_it_leads_to(tmp_path, monkeypatch):
+    link, folder = tmp_path / "link", tmp_path / "folder"
+    folder.mkdir(mode=0o700)
+    link.symlink_to(folder)
+    assert exposure(link) is None
+    folder.chmod(0o777)
+    assert exposure(link) is not None
+    folder.chmod(0o700)
+    stranger = SimpleNamespace(st_uid=os.getuid() + 1)
+    monkeypatch.setattr(Path, "lstat", lambda _: stranger)
+    assert f"belongs to user {stranger.st_uid}, not to you" in exposure(link).reason
+
+
+def test_where_users_have_no_numbers_only_the_mode_counts(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "getuid")
+    assert exposure(tmp_path) is None
+    tmp_path.chmod(0o777)
+    assert not exposure(tmp_path).foreign
+
+
+def test_a_folder_that_is_missing_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        exposure(tmp_path / "absent")

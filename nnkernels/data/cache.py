@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from nnkernels.errors import DatasetError
+from nnkernels.files import exposure
 
 
 def private_folder(name: str) -> Path:
@@ -31,17 +31,18 @@ def private_folder(name: str) -> Path:
 
 
 def _check_private(folder: Path) -> None:
-    for status in (folder.lstat(), folder.stat()):  # a link, and what it leads to
-        if hasattr(os, "getuid") and status.st_uid != os.getuid():
-            raise DatasetError(
-                f"the cache folder {str(folder)!r} belongs to user {status.st_uid}, not to you "
-                f"({os.getuid()}); remove it, or set XDG_CACHE_HOME to a folder of your own"
-            )
-    if folder.stat().st_mode & stat.S_IWOTH:
+    exposed = exposure(folder, writers=stat.S_IWOTH)
+    if exposed is None:
+        return
+    if exposed.foreign:
         raise DatasetError(
-            f"everybody may write to the cache folder {str(folder)!r}; check what is in it, "
-            f"then run: chmod 700 '{folder}'"
+            f"the cache folder {exposed.reason}; remove it, or set XDG_CACHE_HOME to a folder of "
+            "your own"
         )
+    raise DatasetError(
+        f"everybody may write to the cache folder {str(folder)!r}; check what is in it, then run: "
+        f"chmod 700 '{folder}'"
+    )
 
 
 @contextlib.contextmanager

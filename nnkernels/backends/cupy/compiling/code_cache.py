@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import shutil
-import stat
 import tempfile
 import threading
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nnkernels.errors import NnkernelsError
-from nnkernels.files import write_atomically
+from nnkernels.files import exposure, write_atomically
 
 UNUSED_S = 90 * 24 * 3600.0
 """A file of an older source or compiler is removed when nobody has used it for so long."""
@@ -216,15 +215,7 @@ def _why_unusable(folder: Path) -> str:
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        return _why_not_private(folder)
+        exposed = exposure(folder, trusted={_ROOT_USER})
+        return exposed.reason if exposed else ""
     except OSError as error:
         return _told(error)
-
-
-def _why_not_private(folder: Path) -> str:
-    for status in (folder.lstat(), folder.stat()):  # a link, and what it leads to
-        if status.st_uid not in (os.getuid(), _ROOT_USER):
-            return f"{str(folder)!r} belongs to user {status.st_uid}, not to you ({os.getuid()})"
-    if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"other users may write to {str(folder)!r} and may have; remove it"
-    return ""

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nnkernels.errors import InputError
+from nnkernels.files import OTHERS_WRITE, exposure
 
 MAGIC = b"nnkobj\0\1"
 """What a file begins with; the last byte is the version of its layout."""
@@ -192,7 +193,7 @@ def _read(path: Path, key: str, name: str) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EBADMSG, "not a regular file")
-        if status.st_uid != os.getuid() or _others_may_write(status):
+        if status.st_uid != os.getuid() or status.st_mode & OTHERS_WRITE:
             raise OSError(errno.EBADMSG, "another user owns it or may write to it")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             header = file.read(_HEADER.size)
@@ -280,20 +281,9 @@ def _prepare(root: Path, folder: Path) -> None:
 def _check_private(folder: Path, *, may_be_link: bool) -> None:
     if folder.is_symlink() and not may_be_link:
         raise OSError(errno.EPERM, f"{str(folder)!r} is a symbolic link, remove it")
-    for status in (folder.lstat(), folder.stat()):  # a link, and what it leads to
-        if status.st_uid != os.getuid():
-            raise OSError(
-                errno.EPERM,
-                f"{str(folder)!r} belongs to user {status.st_uid}, not to you ({os.getuid()})",
-            )
-    if _others_may_write(folder.stat()):
-        raise OSError(
-            errno.EPERM, f"other users may write to {str(folder)!r} and may have; remove it"
-        )
-
-
-def _others_may_write(status: os.stat_result) -> bool:
-    return bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    exposed = exposure(folder)
+    if exposed is not None:
+        raise OSError(errno.EPERM, exposed.reason)
 
 
 def _remove_stale(folder: Path) -> None:
