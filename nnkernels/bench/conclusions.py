@@ -206,6 +206,29 @@ def crossovers(found: Sequence[Crossover]) -> list[str]:
     ]
 
 
+def crossed(found: Sequence[Crossover]) -> list[str]:
+    """All answers about two backends, one sentence for each kind of data."""
+    return [
+        f"{SCENARIOS[scenario].capitalize()}, {_wins(several)}."
+        for scenario in SCENARIOS
+        if (several := [c for c in found if c.scenario == scenario])
+    ]
+
+
+def _wins(found: Sequence[Crossover]) -> str:
+    """``numba is faster than numpy from matmul n = 96; always for relu; never for adam``."""
+    at = [f"{c.workload} {c.sweep} = {c.size:,.0f}" for c in found if c.size is not None]
+    parts = [f"from {listed(at)}"] if at else []
+    for verdict, words in (
+        ("always", "at every measured size of"),
+        ("never", "at no measured size of"),
+        ("unclear", "in no clear way for"),
+    ):
+        names = [f"{c.workload} ({c.sweep})" for c in found if c.verdict == verdict]
+        parts += [f"{words} {listed(names)}"] if names else []
+    return f"{found[0].b} is faster than {found[0].a} {'; '.join(parts)}"
+
+
 def _from_which_size(found: Crossover) -> str:
     measured = [point.size for point in found.points]
     span = (

@@ -22,6 +22,7 @@ from nnkernels.bench.harness import (
     interleave,
 )
 from nnkernels.bench.recording import Recorder
+from nnkernels.bench.rows import Kind
 from nnkernels.bench.statistics import summarise
 from nnkernels.bench.workers import (
     CandidateError,
@@ -340,7 +341,8 @@ class Trial:
             self._reason = machine.scrub(text)
 
     @property
-    def _ok(self) -> bool:
+    def ok(self) -> bool:
+        """Whether nothing has failed so far."""
         return self._status == "ok"
 
     def load(self, preset: Preset) -> None:
@@ -355,12 +357,12 @@ class Trial:
 
     def prepare(self, problem: Problem, limit: float) -> None:
         """Wait for the inputs, check and prime."""
-        if self._ok:
+        if self.ok:
             with self._trying():
                 worker, patience = self._candidate.worker, self._candidate.patience
                 note = worker.receive(Loaded, patience).note
                 self._check(problem)
-                if self._ok:
+                if self.ok:
                     self._reason = note
                     self._primed = worker.ask(Primed, patience, "prime", limit=limit)
 
@@ -375,7 +377,7 @@ class Trial:
 
     def sample(self) -> None:
         """Take a sample."""
-        if self._ok:
+        if self.ok:
             with self._trying():
                 candidate, loops = self._candidate, self._primed.loops
                 found = candidate.worker.ask(Sample, candidate.patience, "sample", loops=loops)
@@ -384,19 +386,18 @@ class Trial:
 
     def check_again(self, problem: Problem) -> None:
         """Compare once more after timing: what ran many times must still be right."""
-        if self._ok:
+        if self.ok:
             with self._trying():
                 self._check(problem)
 
-    @property
-    def samples(self) -> Sequence[float]:
-        """Seconds a call, in the order in which they were taken."""
-        return self._samples
+    def samples(self, kind: Kind) -> Sequence[float]:
+        """Seconds a call, in the order in which they were taken; none of what has no such time."""
+        return self._samples if kind == "call" else ()
 
     @property
     def done(self) -> bool:
         """Whether no more samples are needed."""
-        return not self._ok or self._times().converged
+        return not self.ok or self._times().converged
 
     def _times(self) -> results.Times:
         return summarise(self._samples, self._contended, self._number)
@@ -408,7 +409,7 @@ class Trial:
             found = self._agreement
             correctness = results.Correctness(found.ok, found.error, found.limit)
             row = replace(row, correctness=correctness)
-        if not self._ok:
+        if not self.ok:
             return row
         times = self._times()
         return replace(

@@ -187,7 +187,7 @@ class Server:
         self._baseline, self._threads = baseline, threads
         if backend is not None:
             found = nnkernels.get_backend(backend)
-            own = found.threads is not None or threads is None
+            own = found.threads is not None or threads is None or found.limit is None
             self._backend = found if own else found.configure(threads=threads)
             self._threads = self._backend.threads
         device = "cpu" if self._backend is None else self._backend.device.name
