@@ -272,7 +272,7 @@ LEAST = 3
 """Runs that a level lasts at least."""
 
 PENALTY = 4
-"""Of a step, in units of the noise: of 300 drawn histories of 8 to 50 runs at most one had a step."""
+"""Of a step, in units of the noise: one of 300 drawn histories without a step showed one."""
 
 SMALLEST = 0.03
 """Steps of less than this are left out: on common machines, days differ by as much."""

@@ -47,7 +47,7 @@ def command(
         typer.Option("--github", help="In GitHub Actions: job summary and annotations."),
     ] = False,
 ) -> None:
-    """Make saved results readable: one HTML page, and what CI systems read.
+    """Turn saved results into one HTML page, or into what CI reads.
 
     The page needs no network and no scripts; what the runs answer stands on top. In JUnit, slower
     and incorrect are failures, failed and gone are errors. --github appends the Markdown to the

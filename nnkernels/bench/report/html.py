@@ -50,6 +50,7 @@ class Page(NamedTuple):
     question: str
     answers: Sequence[str]
     parts: Sequence[Part]
+    warnings: Sequence[str]
     facts: Table
 
 
@@ -90,8 +91,15 @@ def _page(run: Run, anchor: str) -> Page:
         Part(section, _chart(section, f"{anchor}-{number}-"))
         for number, section in enumerate(sections.of_run(run), 1)
     ]
-    answers = conclusions.of_run(run)
-    return Page(anchor, run, QUESTIONS[run.kind], answers, parts, sections.facts(run))
+    return Page(
+        anchor=anchor,
+        run=run,
+        question=QUESTIONS[run.kind],
+        answers=conclusions.of_run(run),
+        parts=parts,
+        warnings=sections.warnings(run),
+        facts=sections.facts(run),
+    )
 
 
 def _chart(section: Section, prefix: str) -> Chart | None:

@@ -31,7 +31,7 @@ def _run(run: Run) -> Iterator[str]:
     yield f"## {QUESTIONS[run.kind]}\n"
     yield f"**{escape(first)}**\n"
     yield from (f"{escape(line)}\n" for line in others)
-    yield from (f"> [!WARNING]\n> {escape(warning)}\n" for warning in run.warnings)
+    yield from (f"> [!WARNING]\n> {escape(warning)}\n" for warning in sections.warnings(run))
     for section in sections.of_run(run):
         yield from _section(section)
     yield "<details><summary>Where and how it was measured</summary>\n"

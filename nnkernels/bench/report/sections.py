@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from nnkernels.bench import conclusions, rows
+from nnkernels.bench import conclusions, machine, rows
 from nnkernels.bench.report import figures
 from nnkernels.bench.results import Blas, Code, Comparison, Crossover, Power, Result, Run, Times
 from nnkernels.bench.statistics import half_width
@@ -75,6 +75,24 @@ def of_run(run: Run) -> list[Section]:
     """The sections of a run, whatever its kind."""
     makers = (_comparisons, _crossovers, _calibration, _results, _roofline)
     return [section for make in makers for section in make(run)]
+
+
+def warnings(run: Run) -> list[str]:
+    """What makes the figures of a run less sure, each once."""
+    found = [*run.warnings, *machine.warnings(run.machine.env), *_contended(run)]
+    return list(dict.fromkeys(found))
+
+
+def _contended(run: Run) -> list[str]:
+    every = [times for result in run.results for _, times in rows.times_of(result)]
+    contended = sum(times.contended for times in every)
+    if not contended:
+        return []
+    samples = sum(len(times.samples) for times in every)
+    return [
+        f"Other processes interrupted {contended} of {samples} samples; without them the figures "
+        "are steadier."
+    ]
 
 
 def facts(run: Run) -> Table:
@@ -153,7 +171,7 @@ def _results(run: Run) -> Iterator[Section]:
         "compared with a float64 reference first; one that disagreed was not timed.",
         Table(columns, cells).without_empty(),
         partial(figures.speeds, times, base, names) if compared else None,
-        [*_cut(len(times)), *_contended(run)],
+        _cut(len(times)),
     )
 
 
@@ -167,15 +185,6 @@ def _cut(count: int) -> list[str]:
     """A remark where a chart shows a part only."""
     most = figures.MOST
     return [f"The chart shows the first {most} of {count}; the table has all."] * (count > most)
-
-
-def _contended(run: Run) -> list[str]:
-    every = [times for result in run.results for _, times in rows.times_of(result)]
-    contended = sum(times.contended for times in every)
-    if not contended:
-        return []
-    samples = sum(len(times.samples) for times in every)
-    return [f"Other processes interrupted {contended} of {samples} samples."]
 
 
 def _result_rows(run: Run, result: Result, base: str) -> Iterator[list[Cell]]:
@@ -236,6 +245,8 @@ def _error(result: Result) -> str:
     found = result.correctness
     if found is None or found.max_rel_err is None:
         return DASH
+    if found.max_rel_err == 0:
+        return "none"
     return f"{found.max_rel_err:.1e} of {found.tol:.0e}"
 
 
