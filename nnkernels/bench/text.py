@@ -26,6 +26,11 @@ def quantity(value: float, unit: str) -> str:
     return f"{digits(value)} {unit}"
 
 
+def amount(value: float, unit: str) -> str:
+    """A quantity; in the unit ``s``, a duration."""
+    return duration(value) if unit == "s" else quantity(value, unit)
+
+
 def digits(value: float) -> str:
     """Three significant digits, never in exponential form."""
     if value >= 99.95:

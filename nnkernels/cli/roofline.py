@@ -225,11 +225,9 @@ def _best(found: Sequence[Ceiling], what: str) -> str:
 
 
 def _figure(ceiling: Ceiling) -> str:
-    from nnkernels.cli._render import duration, quantity
+    from nnkernels.bench.text import amount
 
-    if ceiling.unit == "s":
-        return duration(ceiling.value)
-    return quantity(ceiling.value, ceiling.unit)
+    return amount(ceiling.value, ceiling.unit)
 
 
 def _workload_table(found: Sequence[Result]) -> Table:

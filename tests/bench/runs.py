@@ -252,7 +252,7 @@ def crossover(**fields: Any) -> results.Run:
 
 
 def ceiling(what: str, value: float, **fields: Any) -> results.Ceiling:
-    unit: Any = "FLOP/s" if what.endswith("flops") else "B/s"
+    unit: Any = fields.pop("unit", "FLOP/s" if what.endswith("flops") else "B/s")
     made = results.Ceiling(
         "cpu", "float32" if unit == "FLOP/s" else None, 2, what, value, unit, "best of 10"
     )
@@ -265,6 +265,7 @@ def roofline(**fields: Any) -> results.Run:
         ceiling("gemm_flops", 2.09e11),
         ceiling("fma_flops", 1.9e11),
         ceiling("gemm_flops", 1.0e11, dtype="float64"),
+        ceiling("h2d_latency", 7e-6, device="gpu", unit="s"),
         ceiling("triad_bw", 3.0e11, level="L1", array_bytes=1 << 14),
         ceiling("triad_bw", 1.4e11, level="L2", array_bytes=1 << 18),
         ceiling("triad_bw", 8.0e10, level="L3", array_bytes=1 << 23),

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nnkernels.bench import conclusions, history
+from nnkernels.bench import conclusions, history, rows
 from nnkernels.bench.results import (
     CalibrationRow,
     Ceiling,
@@ -52,7 +52,7 @@ MOST = 40
 """Rows of a chart; the table beside it has all."""
 
 NAMED = 12
-"""Points of a roofline that are named; more have only the number that stands in the table."""
+"""Workloads of a roofline that are named; more have only the number that stands in the table."""
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -271,37 +271,36 @@ def forest(found: Sequence[Comparison], width: float) -> Figure:
 def roofline(ceilings: Sequence[Ceiling], results: Sequence[Result], width: float) -> Figure:
     """Rates over intensity under the measured ceilings of one device."""
     placed = numbered(results)
-    named = width >= 6 and len(placed) <= NAMED
     compute, bandwidth = _roofs(ceilings)
     with style():
         figure, (axes,) = _figure(width, 4.6 if width >= 6 else 4.0)
-        points = [
-            (
-                r.cost.flop / r.cost.bytes,
-                r.rates.flop_s,
-                r.backend,
-                f"{number} {r.workload}" if named else str(number),
-            )
-            for number, r in placed
-            if r.rates.flop_s
-        ]
-        low, high = _span(points, compute, bandwidth)
-        _draw_roofs(axes, compute, bandwidth, low, high)
-        _draw_points(axes, points)
+        low, high = _span([_intensity(r) for _, r in placed], compute, bandwidth)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        _draw_roofs(axes, compute, bandwidth, low, high)
+        _draw_points(axes, [r for _, r in placed])
         axes.set_xlim(low, high)
         axes.set_xlabel("FLOP per byte of compulsory traffic")
         axes.set_ylabel("FLOP/s")
         axes.grid(which="major")
         axes.minorticks_off()
+        _label_points(axes, placed, named=width >= 6)
     return figure
 
 
 def numbered(results: Sequence[Result]) -> list[tuple[int, Result]]:
-    """Results that have a place under the roofline, with the numbers that the chart shows."""
+    """Results that have a place under the roofline, with the numbers that the chart shows.
+
+    A workload at one size has one number, whoever ran it.
+    """
     placed = [r for r in results if r.rates.flop_s and r.cost.bytes and r.cost.flop]
-    return list(enumerate(placed, 1))
+    cases = [(r.workload, rows.size_of(r), r.dtype) for r in placed]
+    numbers = {case: number for number, case in enumerate(dict.fromkeys(cases), 1)}
+    return [(numbers[case], result) for case, result in zip(cases, placed, strict=True)]
+
+
+def _intensity(found: Result) -> float:
+    return found.cost.flop / found.cost.bytes
 
 
 def _roofs(ceilings: Sequence[Ceiling]) -> tuple[list[Ceiling], list[Ceiling]]:
@@ -319,11 +318,13 @@ def _roofs(ceilings: Sequence[Ceiling]) -> tuple[list[Ceiling], list[Ceiling]]:
     )
 
 
-def _span(points: Sequence[Any], compute: Sequence[Ceiling], bandwidth: Sequence[Ceiling]) -> Any:
+def _span(
+    intensities: Sequence[float], compute: Sequence[Ceiling], bandwidth: Sequence[Ceiling]
+) -> tuple[float, float]:
     """Intensities from left of all points to right of the ridges."""
     ridges = [c.value / b.value for c in compute[:1] for b in bandwidth]
-    values = [p[0] for p in points] + ridges + [1.0]
-    return min(values) / 3, max(values) * 8
+    values = [*intensities, *ridges, 1.0]
+    return min(values) / 4, max(values) * 8
 
 
 def _draw_roofs(
@@ -339,13 +340,14 @@ def _draw_roofs(
         axes.plot((start, high), (ceiling.value, ceiling.value), color=INK, linewidth=1.3)
         text = f"{quantity(ceiling.value, 'FLOP/s')} {ceiling.dtype or ''}"
         axes.text(high, ceiling.value, text.strip(), ha="right", va="bottom")
-    for ceiling in bandwidth:
+    for number, ceiling in enumerate(bandwidth):
         end = min(high, top / ceiling.value)
         xs = (low, end)
         axes.plot(xs, [x * ceiling.value for x in xs], color=MUTED, linewidth=1.0)
+        at = low * (end / low) ** (0.35 * (number % 2) + 0.02)  # neighbours' labels stay apart
         axes.text(
-            low * 1.06,
-            low * 1.06 * ceiling.value,
+            at,
+            at * ceiling.value,
             f"{ceiling.level or ceiling.what} {quantity(ceiling.value, 'B/s')}",
             va="center",
             color=MUTED,
@@ -353,15 +355,40 @@ def _draw_roofs(
         )
 
 
-def _draw_points(axes: Axes, points: Sequence[Any]) -> None:
-    backends = list(dict.fromkeys(p[2] for p in points))
-    for x, y, backend, label in points:
-        which = backends.index(backend)
+def _draw_points(axes: Axes, placed: Sequence[Result]) -> None:
+    backends = list(dict.fromkeys(r.backend for r in placed))
+    for result in placed:
+        which = backends.index(result.backend)
         color, marker = SERIES[which % len(SERIES)], MARKERS[which % len(MARKERS)]
-        axes.plot([x], [y], marker, color=color, markersize=7, zorder=4)
-        axes.annotate(label, (x, y), (6, -9), textcoords="offset points", color=INK)
+        point = [_intensity(result)], [result.rates.flop_s or 0.0]
+        axes.plot(*point, marker, color=color, markersize=6.5, zorder=4)
     if backends:
         _legend(axes, backends)
+
+
+def _label_points(axes: Axes, placed: Sequence[tuple[int, Result]], *, named: bool) -> None:
+    """The number of each workload above its highest point, or higher where another label is."""
+    tops: dict[int, Result] = {}
+    for number, result in placed:
+        best = tops.setdefault(number, result)
+        if (result.rates.flop_s or 0.0) > (best.rates.flop_s or 0.0):
+            tops[number] = result
+    figure = axes.figure
+    figure.draw_without_rendering()  # type: ignore[union-attr]
+    taken: list[Any] = []
+    for number, result in sorted(tops.items(), key=lambda top: -(top[1].rates.flop_s or 0.0)):
+        text = f"{number} {result.workload}" if named and len(tops) <= NAMED else str(number)
+        label = axes.annotate(
+            text,
+            (_intensity(result), result.rates.flop_s or 0.0),
+            (0, 5),
+            textcoords="offset points",
+            ha="center",
+            zorder=5,
+        )
+        while any(label.get_window_extent().overlaps(box) for box in taken):
+            label.xyann = (0, label.xyann[1] + 3)
+        taken.append(label.get_window_extent())
 
 
 # --- crossovers ---------------------------------------------------------------------------------

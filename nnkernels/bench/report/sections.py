@@ -11,7 +11,7 @@ from nnkernels.bench import conclusions, machine, rows
 from nnkernels.bench.report import figures
 from nnkernels.bench.results import Blas, Code, Comparison, Crossover, Power, Result, Run, Times
 from nnkernels.bench.statistics import half_width
-from nnkernels.bench.text import counted, digits, duration, percent, quantity
+from nnkernels.bench.text import amount, counted, digits, duration, percent, quantity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -420,7 +420,7 @@ def _roofline(run: Run) -> Iterator[Section]:
             Cell(c.dtype or DASH),
             Cell(c.level or DASH),
             Cell(str(c.threads or DASH)),
-            Cell(quantity(c.value, c.unit)),
+            Cell(amount(c.value, c.unit)),
             Cell("; ".join(filter(None, [c.method, c.convention, _array(c.array_bytes)]))),
         ]
         for c in run.ceilings
