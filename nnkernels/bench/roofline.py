@@ -101,12 +101,19 @@ def judge(
 def judged(result: Result, ceilings: Sequence[Ceiling]) -> Result:
     """``result`` with its fraction of the peak and its bound; failed where it is impossible.
 
-    A GPU's row is judged by its kernel time where there is one. Rows without times, or without
-    ceilings to compare with, are returned as they are.
+    A GPU's row is judged by its kernel time where there is one, which cannot be longer than the
+    call. Rows without times, or without ceilings to compare with, are returned as they are.
     """
-    times = result.times.kernel or result.times.call
+    kernel, call = result.times.kernel, result.times.call
+    times = kernel or call
     if times is None or not ceilings:
         return result
+    if kernel and call and kernel.median > TOLERANCE * call.median:
+        reason = (
+            f"impossible times: the kernel took {kernel.median:.3g} s, the call that contains it "
+            f"{call.median:.3g} s; missing sync"
+        )
+        return replace(result, status="failed", reason=reason)
     found = judge(
         result.cost,
         times.median,

@@ -91,3 +91,9 @@ def garbling(x, *, out):
 def claiming(x, *, out):
     """Announces what is no array."""
     os.write(int(sys.argv[2]), b'{"arrays": [["|O", [1]]]}\n')
+
+
+def keeping(x, *, out):
+    """Computes only where nothing was computed yet."""
+    if np.isnan(out.flat[0]):
+        np.maximum(x, 0, out=out)

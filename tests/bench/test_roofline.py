@@ -202,6 +202,12 @@ def test_a_gpu_is_judged_by_its_kernel_time() -> None:
     assert math.isclose(found.rates.pct_peak, 1 / 0.01 / 120)
 
 
+def test_a_kernel_longer_than_its_call_is_impossible() -> None:
+    found = judged(row(0.02, kernel=0.03), CEILINGS)
+    assert found.status == "failed"
+    assert "the kernel took 0.03 s" in found.reason
+
+
 def test_a_row_without_times_or_ceilings_stays_as_it_is() -> None:
     untimed = replace(row(1.0), times=results.TimesByKind(None), status="failed")
     assert judged(untimed, CEILINGS) is untimed
