@@ -118,15 +118,19 @@ def describe(start: Start) -> Machine:
 
 def code() -> Code:
     """Which nnkernels this is; the git facts only when it runs from a checkout."""
-    package = Path(nnkernels.__file__).resolve().parent
+    return code_in(Path(nnkernels.__file__).resolve().parent, nnkernels.__version__)
+
+
+def code_in(package: Path, version: str) -> Code:
+    """Which nnkernels lies in the folder ``package``."""
     checkout = package.parent
     installed_in = checkout.name if checkout.name in ("site-packages", "dist-packages") else ""
     path = f"…/{installed_in}/nnkernels" if installed_in else "…/nnkernels"
     if not (checkout / ".git").exists():
-        return Code(nnkernels.__version__, None, None, path)
+        return Code(version, None, None, path)
     changes = _git(checkout, "status", "--porcelain")
     sha = _git(checkout, "rev-parse", "--verify", "HEAD")
-    return Code(nnkernels.__version__, sha, None if changes is None else bool(changes), path)
+    return Code(version, sha, None if changes is None else bool(changes), path)
 
 
 def affinity() -> list[int] | None:

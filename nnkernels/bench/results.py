@@ -240,7 +240,9 @@ class Comparison(_Record, frozen=True):
     t_b / t_a with a confidence interval from them. ``min_detectable`` is the smallest slowdown
     that this run would have seen with 95 % probability, as a fraction. ``verdict`` is null where
     nothing was compared: ``status`` and ``reason`` say why. Unpaired, ``restarts`` is empty and
-    ``pairs`` 0.
+    ``pairs`` 0. ``screened`` holds the screening stage's restarts where the verdict is of the
+    second stage. ``a_samples`` and ``b_samples`` are the raw pairs, in seconds a call, of the
+    restarts that ``process`` numbers: first those of the screening stage.
     """
 
     workload: str
@@ -266,6 +268,10 @@ class Comparison(_Record, frozen=True):
     verdict: Literal["slower", "faster", "same", "unsure"] | None
     min_detectable: float | None
     more_restarts: int | None
+    screened: list[float] = []
+    a_samples: list[float] = []
+    b_samples: list[float] = []
+    process: list[int] = []
 
 
 class CrossoverPoint(_Record, frozen=True):

@@ -12,7 +12,7 @@ from nnkernels.errors import InputError
 
 
 class Named(Protocol):
-    """What can be selected: a case, or a sweep."""
+    """What can be selected: a case, a sweep, or what a worker says that it can load."""
 
     @property
     def id(self) -> str:
@@ -32,11 +32,11 @@ _TOKEN = re.compile(r"\s*([()]|[^\s()]+)")
 MAX_TOKENS = 200
 
 
-def select(cases: Iterable[N], expression: str | None) -> list[N]:
+def select(cases: Iterable[N], expression: str | None, default: str = MAIN) -> list[N]:
     """The cases whose id or tags match.
 
-    Without an expression the user's own, or where there are none those tagged ``main``. A word
-    matches where it is part of the id, or a tag; upper and lower case are the same.
+    Without an expression the user's own, or where there are none those tagged ``default``. A
+    word matches where it is part of the id, or a tag; upper and lower case are the same.
 
     Raises:
         InputError: the expression cannot be read, or nothing matches.
@@ -44,7 +44,7 @@ def select(cases: Iterable[N], expression: str | None) -> list[N]:
     every = list(cases)
     if expression is None:
         own = [case for case in every if USER in case.tags]
-        return own or [case for case in every if MAIN in case.tags]
+        return own or [case for case in every if default in case.tags]
     node = parse(expression)
     found = [case for case in every if node(_finder(case))]
     if not found:

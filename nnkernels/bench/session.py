@@ -369,7 +369,7 @@ class Trial:
     def _check(self, problem: Problem) -> None:
         """Compare what the checked calls give with the reference."""
         candidate = self._candidate
-        with _garbage():
+        with garbage():
             found = problem.agreement(candidate.worker.ask_arrays(candidate.patience, "check"))
         self._agreement = found
         if not found.ok:
@@ -424,7 +424,7 @@ class Trial:
 
 
 @contextlib.contextmanager
-def _garbage() -> Iterator[None]:
+def garbage() -> Iterator[None]:
     """Arrays that do not fit the reference's are no answer."""
     try:
         yield

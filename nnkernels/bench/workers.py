@@ -62,6 +62,27 @@ class Greeting(msgspec.Struct):
     threads: int | None
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """A workload that a worker can load."""
+
+    workload: str
+    size: str
+    dtype: str
+    tags: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """As ``harness.Case.id``."""
+        return f"{self.workload}[{self.size}]"
+
+
+class Workloads(msgspec.Struct):
+    """What a worker can load, and what its nnkernels tags ``gate`` itself, where it tells."""
+
+    known: list[Listed]
+    declared: list[str] | None
+
+
 class Loaded(msgspec.Struct):
     """What a reader of the times should know."""
 

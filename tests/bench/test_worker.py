@@ -123,7 +123,8 @@ def test_slots_are_candidates_of_their_own() -> None:
 
 def test_workloads_are_told_with_their_tags_and_the_librarys_own_list() -> None:
     ((reply, _),) = converse({"do": "workloads", "preset": "quick"})
-    assert reply["known"] == {case.id: list(case.tags) for case in cases("quick")}
+    told = [(each["workload"], each["size"], tuple(each["tags"])) for each in reply["known"]]
+    assert told == [(case.workload, case.size, case.tags) for case in cases("quick")]
     assert {"matmul", "adam", "W1"} <= set(reply["declared"])
 
 

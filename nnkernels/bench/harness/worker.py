@@ -112,6 +112,7 @@ def identify() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _installed(name: str) -> str | None:
     """Version of a distribution, without importing it."""
     try:
@@ -120,6 +121,7 @@ def _installed(name: str) -> str | None:
         return None
 
 
+@functools.cache
 def _blas() -> str | None:
     """The BLAS library that came with NumPy, and the kernel it chose."""
     from threadpoolctl import threadpool_info
@@ -158,6 +160,7 @@ class Server:
         self._backend: Any = None
         self._baseline: str | None = None
         self._threads: int | None = None
+        self._hold = True
         self._track: Track | None = None
         self._first: float | None = None
 
@@ -182,20 +185,31 @@ class Server:
             raise ValueError(f"unknown request {name!r}")
         return known[name](**request)
 
-    def _hello(self, backend: str | None, baseline: str | None, threads: int | None) -> Reply:
-        """Become a candidate: a backend, which may say its number of threads, or a baseline."""
-        self._baseline, self._threads = baseline, threads
+    def _hello(
+        self, backend: str | None, baseline: str | None, threads: int | None, hold: bool = True
+    ) -> Reply:
+        """Become a candidate: a backend, which may say its number of threads, or a baseline.
+
+        Without ``hold`` the environment and the CPUs of the process see to ``threads``, which costs
+        a short call nothing; a backend that is told takes some 25 us to see to it in every call.
+        """
+        self._baseline, self._threads, self._hold = baseline, threads, hold
         if backend is not None:
             found = nnkernels.get_backend(backend)
+<<<<<<< HEAD
             own = found.threads is not None or threads is None or found.limit is None
+=======
+            own = found.threads is not None or threads is None or not hold
+>>>>>>> 406453f (The gate: sides, pairs, verdicts and the procedure; nnkernels ab)
             self._backend = found if own else found.configure(threads=threads)
-            self._threads = self._backend.threads
+            self._threads = self._backend.threads if hold else threads
         device = "cpu" if self._backend is None else self._backend.device.name
         return {"identity": identify(), "device": device, "threads": self._threads}, ()
 
     def _workloads(self, preset: Any) -> Reply:
-        """Ids of what can be loaded with their tags, and :func:`_declared`."""
-        known = {id: list(case.tags) for id, case in _known(preset).items()}
+        """What can be loaded, and :func:`_declared`."""
+        told = ("workload", "size", "dtype", "tags")
+        known = [{name: getattr(case, name) for name in told} for case in _known(preset).values()]
         return {"known": known, "declared": _declared(preset)}, ()
 
     def _load(self, preset: Any, case: str) -> Reply:
@@ -213,7 +227,7 @@ class Server:
             runner = problem.runner(self._backend)
         else:
             runner = problem.baseline(str(self._baseline))
-        self._track = Track(runner, self._threads)
+        self._track = Track(runner, self._threads if self._hold else None)
         return {"note": runner.note}, ()
 
     @property
