@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -49,6 +51,18 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     for name in set(sys.modules) - before:
         if name.startswith("nnk_"):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def planting() -> ModuleType:
+    """``planting.py``: source trees and repositories with planted faults."""
+    path = Path(__file__).with_name("planting.py")
+    spec = importlib.util.spec_from_file_location("planting", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def nvrtc_works() -> bool:

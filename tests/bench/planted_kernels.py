@@ -97,3 +97,8 @@ def keeping(x, *, out):
     """Computes only where nothing was computed yet."""
     if np.isnan(out.flat[0]):
         np.maximum(x, 0, out=out)
+
+
+def slow(x, *, out):
+    for _ in range(3):
+        np.maximum(x, np.float32(0), out=out)

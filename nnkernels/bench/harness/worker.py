@@ -196,11 +196,7 @@ class Server:
         self._baseline, self._threads, self._hold = baseline, threads, hold
         if backend is not None:
             found = nnkernels.get_backend(backend)
-<<<<<<< HEAD
-            own = found.threads is not None or threads is None or found.limit is None
-=======
-            own = found.threads is not None or threads is None or not hold
->>>>>>> 406453f (The gate: sides, pairs, verdicts and the procedure; nnkernels ab)
+            own = not hold or None in (threads, found.limit) or found.threads is not None
             self._backend = found if own else found.configure(threads=threads)
             self._threads = self._backend.threads if hold else threads
         device = "cpu" if self._backend is None else self._backend.device.name
