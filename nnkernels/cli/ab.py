@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nnkernels.cli._app import FAILED, INCOMPLETE, UNSURE
+from nnkernels.cli._options import Workloads, add_workloads
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,14 +32,14 @@ STYLES = {"slower": "red", "faster": "green", "same": None, "unsure": "yellow"}
 def command(
     a: Annotated[str, typer.Argument(metavar="A", help="The old side; or A..B, in git's way.")],
     b: Annotated[
-        str | None, typer.Argument(metavar="[B]", help="The new side. Default: the working tree.")
+        str | None, typer.Argument(metavar="B", help="The new side. Default: the working tree.")
     ] = None,
     gate: Annotated[
         bool, typer.Option("--gate", help="Exit with 1 where B is slower, 3 where incomplete.")
     ] = False,
     expression: Annotated[
         str | None,
-        typer.Option("-k", metavar="EXPR", help="Workloads. Default: those tagged 'gate'."),
+        typer.Option("-k", metavar="EXPR", help="Workloads. Default: your own, or the gate's."),
     ] = None,
     backends: Annotated[
         str,
@@ -63,6 +64,7 @@ def command(
     strict: Annotated[
         bool, typer.Option("--strict", help="With --gate: exit with 4 where something is unsure.")
     ] = False,
+    workloads: Workloads = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Write the result as JSON."),
@@ -76,17 +78,16 @@ def command(
     restarted several times. SLOWER and FASTER are shown twice, the second time by fresh restarts;
     SAME is within 3 %; UNSURE says how many more restarts would settle it.
 
-    \b
-    Exit codes with --gate: 0 nothing is slower, 1 something is, 2 a side cannot be had, 3 something
-    could not be compared (gone, crashed, incorrect), 4 unsure under --strict. Without --gate a
-    slower side is told, but is no failure.
+    Exit codes with --gate: 0 nothing is slower, 1 something is, 2 a side cannot be had, 3
+    something could not be compared (gone, crashed, incorrect), 4 unsure under --strict. Without
+    --gate a slower side is told, but is no failure.
 
     \b
     Examples:
-      nnkernels ab HEAD~1 --gate                 the working tree against the last commit
+      nnkernels ab HEAD~1 --gate         the working tree against the last commit
       nnkernels ab main..feature -k "matmul or W2" -b numba
       nnkernels ab old.whl new.whl -o ab.json
-      nnkernels ab numpy numba -k relu           two backends of this version
+      nnkernels ab numpy numba -k relu   two backends of this version
     """
     from nnkernels.bench.gate.session import Gate, outcome
     from nnkernels.bench.gate.sides import prepared, split
@@ -97,6 +98,7 @@ def command(
     if strict and not gate:
         raise InputError("ab: --strict is about the gate's exit code; add --gate")
     check_target("-o", output)
+    add_workloads(workloads)
     with Bar() as bar:
         bar.show("prepare", 0)
         with prepared(*split(a, b)) as sides:
