@@ -62,11 +62,15 @@ def command(
       nnkernels report run.json --pytest-benchmark 0001_run.json
     """
     from nnkernels.bench import conclusions, results
-    from nnkernels.cli._render import print_wrapped, stderr
+    from nnkernels.cli._render import Bar, print_wrapped, stderr
 
     targets = _targets(output, md, junit, gha_benchmark, pytest_benchmark, github)
     runs = [results.read(file) for file in files]
-    written = [(path, make(runs)) for path, make in targets]
+    written = []
+    with Bar(len(targets)) as bar:
+        for number, (path, make) in enumerate(targets):
+            bar.show(path.name, number)
+            written.append((path, make(runs)))
     for path, data in written:
         _write(path, data)
     if github:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import runs
 
 import nnkernels.bench
 from nnkernels.bench import results
@@ -41,6 +42,20 @@ def test_a_real_run_validates_and_reads_back(run: results.Run, tmp_path: Path) -
     jsonschema.validate(document, json.loads(SCHEMA.read_text()))
     assert results.read(tmp_path / "run.json") == run
     assert document["schema"] == "nnkernels.bench/1"
+
+
+@pytest.mark.parametrize("kind", runs.KINDS)
+def test_every_kind_of_run_validates_and_reads_back(kind: str, tmp_path: Path) -> None:
+    made = runs.every_kind()[kind]
+    results.write(tmp_path / "run.json", made)
+    document = json.loads((tmp_path / "run.json").read_text())
+    jsonschema.validate(document, json.loads(SCHEMA.read_text()))
+    assert results.read(tmp_path / "run.json") == made
+
+
+def test_the_kinds_are_those_of_the_schema() -> None:
+    schema = results.json_schema()["$defs"]["Run"]["properties"]["kind"]
+    assert set(schema["enum"]) == set(runs.KINDS) == set(runs.every_kind())
 
 
 def test_what_is_not_measured_is_null(run: results.Run) -> None:
