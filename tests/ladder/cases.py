@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from ladder.trials import FEW_BLOCKS, PLAIN, Trial, Variation, operator_trial
 from nnkernels import signature as sig
 from nnkernels.backends.cupy import recipes
 from nnkernels.backends.cupy.launching import BLOCK, MAX_BLOCKS
+from nnkernels.catalog import philox
 from nnkernels.spec import Op, get_op
 from nnkernels.testing.samples import (
     Sample,
@@ -227,6 +229,14 @@ def with_long_sums(sample: Sample) -> Sample:
     return replace(sample, inputs=(x, *rest))
 
 
+def at_threshold(sample: Sample) -> Sample:
+    """Dropout of such a share that one word of the stream is the threshold itself."""
+    x, seed, step = sample.inputs
+    words = philox.words(0, x.size, sample.params["layer"], int(step), int(seed))
+    middle = int(np.sort(words)[x.size // 2])
+    return replace(sample, params={**sample.params, "p": math.ldexp(middle, -32)})
+
+
 # --- cases --------------------------------------------------------------------------------------
 
 
@@ -265,6 +275,9 @@ def operator_cases(name: str) -> Iterator[Case]:
         if any(isinstance(params[k], str) and params[k] != default[k] for k in params):
             yield from _cases(name, f"{given} large", params, sized(-1), change)  # another kernel?
     yield from _variations(op, default)
+    if name == "dropout":
+        for which in (0, -1):  # by elements, and by vectors
+            yield from _cases(name, f"threshold {which}", default, sized(which), at_threshold)
     if name in LONG_SUMS:
         yield from _cases(name, "long sums", default, shaped(LONG), with_long_sums)
     if name in MANY_SHARES:
@@ -287,8 +300,11 @@ def _variations(op: Op[Any, Any], params: Mapping[str, Any]) -> Iterator[Case]:
     first = op.signatures(params)[0]
     for at in _replaceable(op, first):
         yield from plain(f"over {op.inputs[at]}", plan=sized(-1), variation=Variation(over=at))
-    for missing in range(len(first.outputs)) if len(first.outputs) > 1 else ():
-        yield from plain(f"without {missing}", plan=sized(0), variation=Variation(missing=missing))
+    several = len(first.outputs) > 1 or op.updates
+    for missing in range(len(first.outputs)) if several else ():
+        variation = Variation(missing=missing)
+        yield from plain(f"without {missing}", plan=sized(0), variation=variation)
+        yield from plain(f"without {missing} large", plan=sized(-1), variation=variation)
     if "skip" in inspect.signature(recipes()[op.name].function).parameters:
         for skip in (0, 1):
             yield from plain(f"skip={skip}", plan=sized(-1), variation=Variation(skip=skip))

@@ -17,7 +17,7 @@ from ladder.arrays import DeviceArray, decode, device, encode, poisoned
 
 from nnkernels import signature as sig
 from nnkernels.backends.cupy import launching, recipes, sources
-from nnkernels.backends.cupy.kernels import geometry
+from nnkernels.backends.cupy.kernels import geometry, normalisation
 from nnkernels.backends.cupy.launching import Launch, Product, Recording
 from nnkernels.spec import Array
 from nnkernels.testing.samples import Sample, oracle, oracle_params, widened
@@ -158,10 +158,11 @@ class Taking:
 
 @contextlib.contextmanager
 def few_blocks(most: int = FEW_BLOCKS) -> Iterator[None]:
-    """Recipes launch no more than ``most`` blocks along a loop."""
+    """Recipes launch no more than ``most`` blocks along a loop, slices of rows included."""
+    limits = ((launching, "MAX_BLOCKS"), (geometry, "MAX_BLOCKS"), (normalisation, "SLICES"))
     with contextlib.ExitStack() as stack:
-        for module in (launching, geometry):
-            stack.enter_context(mock.patch.object(module, "MAX_BLOCKS", most))
+        for module, limit in limits:
+            stack.enter_context(mock.patch.object(module, limit, most))
         yield
 
 
