@@ -71,6 +71,7 @@ FAR_OPERATORS = (
     Far("softmax", "...", WARP_ROWS, 8, {"c": NARROW}),
     Far("layer_norm", "...", BLOCK_ROWS, 1, {"c": WIDE}),
     Far("layer_norm_backward", "c", FAR // 2 + 4, 4, {"...": 3}, missing=0),
+    Far("layer_norm_backward", "c", FAR // BLOCK + 4, 4, {"...": BLOCK + 2}, missing=0),
     Far("batch_norm", "n", FAR // 2 + 4, 4, {"b": 3}),
     Far("batch_norm_inference", "b", BLOCK_ROWS, 1, {"n": WIDE + 1}),
     Far("one_hot", "b", BLOCK_ROWS, 1, {}, {"classes": WIDE}),
@@ -111,7 +112,8 @@ def far_trial(far: Far, number: int, storage: str) -> Trial:
     )
     arrays, parts = place(far, sample, storage, arithmetic)
     queue = Recording()
-    trials.record(sample, arrays, Variation(missing=far.missing, blocks=2**31 - 1), queue)
+    whole = Variation(missing=far.missing, blocks=2**31 - 1, slices=1)
+    trials.record(sample, arrays, whole, queue)
     sample = as_the_end(sample, far)
     names = sample.op.result_names(sample.signature)
     keys = [k for k in parts if k[0] == "output"] + [("input", at) for at in sample.updated]

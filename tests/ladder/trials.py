@@ -128,6 +128,7 @@ class Variation(NamedTuple):
         offset: elements by which floating arrays lie behind a 16-byte boundary.
         skip: the value of the counter that keeps updates from being made.
         blocks: of a grid where the device has more.
+        slices: of the rows, likewise.
     """
 
     over: int | None = None
@@ -135,6 +136,7 @@ class Variation(NamedTuple):
     offset: int = 0
     skip: int | None = None
     blocks: int = FEW_BLOCKS
+    slices: int = FEW_BLOCKS
 
 
 PLAIN = Variation()
@@ -157,12 +159,16 @@ class Taking:
 
 
 @contextlib.contextmanager
-def few_blocks(most: int = FEW_BLOCKS) -> Iterator[None]:
-    """Recipes launch no more than ``most`` blocks along a loop, slices of rows included."""
-    limits = ((launching, "MAX_BLOCKS"), (geometry, "MAX_BLOCKS"), (normalisation, "SLICES"))
+def few_blocks(most: int = FEW_BLOCKS, slices: int = FEW_BLOCKS) -> Iterator[None]:
+    """Recipes launch no more than ``most`` blocks along a loop, and few slices of rows."""
+    limits = (
+        (launching, "MAX_BLOCKS", most),
+        (geometry, "MAX_BLOCKS", most),
+        (normalisation, "SLICES", slices),
+    )
     with contextlib.ExitStack() as stack:
-        for module, limit in limits:
-            stack.enter_context(mock.patch.object(module, limit, most))
+        for limit in limits:
+            stack.enter_context(mock.patch.object(*limit))
         yield
 
 
@@ -268,7 +274,7 @@ def record(
         keywords["work"] = tuple(groups["work"])
     if groups["skip"]:
         (keywords["skip"],) = groups["skip"]
-    with few_blocks(variation.blocks):
+    with few_blocks(variation.blocks, variation.slices):
         recipes()[sample.op.name].function(queue, *groups["input"], **keywords)
 
 
