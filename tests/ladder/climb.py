@@ -31,6 +31,9 @@ PATIENCE = 120.0
 SAME, STILLBORN, SURVIVED = "same code", "stillborn", "survived"
 """Verdicts of mutants that are none, do not compile, or are noticed by no rung."""
 
+NO_MUTANTS = frozenset((SAME, STILLBORN))
+"""Verdicts on changes that are no mutants."""
+
 
 class Verdict(NamedTuple):
     """The rung that noticed a mutant, or one of the words above; and what it said."""

@@ -23,6 +23,10 @@ from nnkernels.backends.cupy import sources
 EQUIVALENT = Path(__file__).parent / "equivalent.toml"
 
 
+Key = tuple[str, str, str, int]
+"""A mutant's file, rule, line and occurrence."""
+
+
 class Mutant(NamedTuple):
     """One change.
 
@@ -47,9 +51,14 @@ class Mutant(NamedTuple):
         return f"{self.file}: {self.rule}: {self.line} #{self.occurrence}"
 
     @property
-    def key(self) -> tuple[str, str, str, int]:
+    def key(self) -> Key:
         """What names it, also after changes elsewhere in the file."""
         return self.file, self.rule, self.line, self.occurrence
+
+    @property
+    def change(self) -> str:
+        """What is replaced, and by what."""
+        return f"{source(self.file)[self.start : self.stop]} -> {self.text or 'nothing'}"
 
     def changed(self) -> str:
         """The file's text with the change."""
@@ -93,7 +102,7 @@ _OPERATORS = {
     "reduction": {r"<Add>": ("<Larger>",), r"\bblock_sum\(": ("warp_sum(",)},
     "constant": {r"\bA\((\d+(?:\.\d+)?)\)": (r"A(\1 + 1)",), r"(?<= )(\d+)u?(?=;)": (r"\1 + 1",)},
     "double": {r"\bA\((\d+)\)": (r"\1.0",), r"\bA\((\d+\.\d+)\)": (r"\1",)},
-    "narrow index": {r"\bOffset\(": ("unsigned(",), r"\(Offset (?=\w)": ("(unsigned ",)},
+    "narrow index": {r"\b(?:nnk::)?Offset\(": ("unsigned(",), r"\(Offset (?=\w)": ("(unsigned ",)},
     "width": {r"\bNNK_VEC\b(?=[,)])": ("1",), r", uint4\)": (", T)",)},
     "skip": {r"\bskip && \*skip\b": ("false",)},
     "sides": {
@@ -171,25 +180,29 @@ def all_mutants() -> list[Mutant]:
     return [mutant for file in files() for mutant in mutants_of(file)]
 
 
+@functools.cache
+def by_key() -> Mapping[Key, Mutant]:
+    """Every mutant by its key."""
+    return {mutant.key: mutant for mutant in all_mutants()}
+
+
 # --- equivalent ones ----------------------------------------------------------------------------
 
 
-def equivalent() -> Mapping[tuple[str, str, str, int], str]:
+def equivalent() -> Mapping[Key, str]:
     """Why a mutant cannot be told from the original, by its key."""
     entries = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get("equivalent", ())
     return {(e["file"], e["rule"], e["line"], e.get("occurrence", 1)): e["why"] for e in entries}
 
 
-def sample(count: int) -> list[Mutant]:
-    """Some mutants for the quick run: of every file and rule in turn, the middle one first."""
+def groups() -> list[list[Mutant]]:
+    """The mutants of every rule and file but the equivalent, of each the middle one first."""
     known = equivalent()
-    groups: dict[tuple[str, str], list[Mutant]] = {}
+    found: dict[tuple[str, str], list[Mutant]] = {}
     for mutant in all_mutants():
         if mutant.key not in known:
-            groups.setdefault((mutant.rule, mutant.file), []).append(mutant)
-    ordered = [found[len(found) // 2] for _, found in sorted(groups.items())]
-    step = max(1, len(ordered) // count)
-    return ordered[::step][:count]
+            found.setdefault((mutant.rule, mutant.file), []).append(mutant)
+    return [g[len(g) // 2 :] + g[: len(g) // 2] for _, g in sorted(found.items())]
 
 
 # --- texts --------------------------------------------------------------------------------------
