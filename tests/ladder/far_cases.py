@@ -12,14 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ladder import trials
-from ladder.arrays import DeviceArray, encode, sparse
+from ladder.arrays import DeviceArray, decode, device, encode, sparse
 from ladder.cases import Case, draw, floating_dtype
+from ladder.step_cases import exactly
 from ladder.trials import DTYPES, Key, Result, Trial, Variation
 
 from nnkernels import signature as sig
+from nnkernels.backends.cupy.kernels import step
 from nnkernels.backends.cupy.launching import BLOCK, Recording
 from nnkernels.spec import Array, get_op
-from nnkernels.testing.samples import Sample, oracle
+from nnkernels.testing.samples import Sample, generator, oracle
 
 FAR = 2**32
 
@@ -86,11 +88,12 @@ FAR_OPERATORS = (
 
 
 def far_cases() -> Iterator[Case]:
-    """One for every alternative of the signature of each of :data:`FAR_OPERATORS`."""
+    """One for every alternative of each of :data:`FAR_OPERATORS`' signatures, and a batch."""
     for far in FAR_OPERATORS:
         for number in range(min(len(samples_of(far, "float32")), far.alternatives)):
             build = functools.partial(far_trial, far, number)
             yield Case(f"far {far} #{number}", far.operator, build)
+    yield Case(f"far {BLOCK_ROWS}x{WIDE + 1}", "gather_step", gather_trial)
 
 
 def samples_of(far: Far, storage: str) -> list[Sample]:
@@ -161,3 +164,18 @@ def _end(array: Array, argument: sig.Argument, far: Far) -> Any:
         return array
     before = (slice(None),) * labels.index(far.label)
     return array[(*before, slice(-far.tail, None))]
+
+
+def gather_trial(storage: str) -> Trial:
+    """The last row of a batch that is all of the data."""
+    draw, shape = generator("far gather_step", storage), (BLOCK_ROWS, WIDE + 1)
+    x, targets, x_out, targets_out = (sparse(shape, DTYPES[storage]) for _ in range(4))
+    for array in (x, targets):
+        array[-1] = encode(draw.standard_normal(WIDE + 1), array.dtype)
+    queue = Recording()
+    with trials.few_blocks(2**31 - 1):
+        row = device(np.zeros((), np.int64))
+        step.gather_step(queue, x, targets, None, row, x_out, targets_out)
+    copies = (("x", x_out, x), ("targets", targets_out, targets))
+    results = [exactly(name, out[-1], decode(source[-1])) for name, out, source in copies]
+    return Trial(queue.taken, results, tail=True)
