@@ -135,6 +135,13 @@ def _holder(argument: Any) -> np.ndarray:
     return np.array(argument)
 
 
+def yield_memory() -> None:
+    """Where memory runs out, as in an endless loop over it, Linux ends this process first."""
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():
+        score.write_text("1000")
+
+
 def child(job: Mapping[str, Any]) -> None:
     """Run a job's cases; print its progress and every failure, a JSON line each."""
     wanted = set(job["cases"])
@@ -212,14 +219,17 @@ def run_cases(
     failures = [Failure(line["case"], line["what"]) for line in lines if "case" in line]
     if done.returncode:
         last = next((line["begins"] for line in reversed(lines) if "begins" in line), "the start")
-        failures.append(Failure(last, _first_complaint(done.stderr)))
+        failures.append(Failure(last, _first_complaint(done.stderr, done.returncode)))
     return failures
 
 
-def _first_complaint(stderr: str) -> str:
+def _first_complaint(stderr: str, returncode: int) -> str:
     lines = [line for line in stderr.splitlines() if "ERROR" in line or "runtime error" in line]
+    if not lines and returncode < 0:
+        return f"the child was ended by signal {-returncode}"
     return (lines or stderr.splitlines() or ["the child ended"])[0][:300]
 
 
 if __name__ == "__main__":
+    yield_memory()
     child(json.loads(sys.stdin.read()))
