@@ -74,6 +74,7 @@ FAR_OPERATORS = (
     Far("layer_norm", "...", BLOCK_ROWS, 1, {"c": WIDE}),
     Far("layer_norm_backward", "c", FAR // 2 + 4, 4, {"...": 3}, missing=0),
     Far("layer_norm_backward", "c", FAR // BLOCK + 4, 4, {"...": BLOCK + 2}, missing=0),
+    Far("bias_grad", "n", FAR // 2 + 5, 5, {"b": 3}),
     Far("batch_norm", "n", FAR // 2 + 4, 4, {"b": 3}),
     Far("batch_norm_inference", "b", BLOCK_ROWS, 1, {"n": WIDE + 1}),
     Far("one_hot", "b", BLOCK_ROWS, 1, {}, {"classes": WIDE}),
