@@ -1,8 +1,9 @@
 """The record of mutants that were run: which rung noticed each.
 
-``python -m ladder.noticed`` runs those that the record lacks, in an hour or so where it has none,
-and writes it after each, so that it may be stopped. Rows of mutants that are no longer there are
-dropped, survivors are run again.
+``python -m ladder.noticed`` (with ``PYTHONPATH=tests``) runs those that the record lacks: of every
+rule in every file one that is a mutant, if it finds one, and the equivalent. It writes after each,
+so that it may be stopped. Rows whose mutants are no longer there are dropped, survivors are run
+again.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ def write(rows: Sequence[Row]) -> None:
 
 def sample(count: int) -> list[Mutant]:
     """Some of the mutants that were noticed, spread evenly over rules and files."""
-    rows = sorted((r.rule, *r) for r in read() if r.noticed and r.mutant)
-    found = [mutants.by_key()[row[1:5]] for row in rows]
+    rows = sorted((row for row in read() if row.noticed), key=lambda row: (row.rule, *row))
+    found = [row.mutant for row in rows if row.mutant]
     return [found[at * len(found) // count] for at in range(min(count, len(found)))]
 
 
