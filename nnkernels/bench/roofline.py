@@ -4,7 +4,12 @@ The roofline model (Williams, Waterman and Patterson, 2009): a call of ``flop`` 
 moves ``bytes`` cannot end before ``flop / compute`` nor before ``bytes / bandwidth`` seconds; the
 later of the two is its bound. Both ceilings are measured (:mod:`nnkernels.bench.ceilings`), for the
 dtype, and with no more threads than the call had. The bandwidth is that of a working set as large
-as the call's traffic, so that what fits in a cache is compared with the cache.
+as the call's traffic, so that what fits in a cache is compared with the cache. Calls of little
+arithmetic are counted by their bytes alone: additions are not what the ceiling of multiply-adds is
+about.
+
+A rate beyond the ceiling is impossible. With several threads a rate between the ceiling, and what
+one thread reaches times their number, is not: then the ceiling was measured in a busy moment.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
+from nnkernels.bench.harness.workload import COMPUTE_BOUND
 from nnkernels.bench.results import Ceiling, Result
 from nnkernels.errors import InputError
 from nnkernels.names import parse_backend
@@ -23,6 +29,8 @@ COMPUTE = "compute"
 
 TOLERANCE = 1.05
 """A rate of more than so many times its ceiling is impossible."""
+
+MEMORY = "memory"
 
 REUSE = 3
 """How many times a call's traffic may count a byte that it keeps in a cache.
@@ -50,7 +58,8 @@ class Judgement(NamedTuple):
     """What the ceilings say about a time.
 
     Attributes:
-        pct_peak: the rate as a fraction of the ceiling that bounds the call; None without one.
+        pct_peak: the rate as a fraction of the ceiling that bounds the call; None without one, and
+            where the ceiling was evidently measured in a busier moment than the call.
         bound: ``compute``, or the level of memory: ``L1``, ``L2``, ``L3``, ``memory``.
         impossible: why the time cannot be true; None where it can.
     """
@@ -80,22 +89,30 @@ def judge(
         device: that the call ran on.
     """
     usable = _with_threads([c for c in ceilings if c.device == device], threads)
-    compute = _best(c for c in usable if c.what in COMPUTE_CEILINGS and c.dtype == dtype)
-    streams = [c for c in usable if c.what in BANDWIDTH_CEILINGS]
-    memory = _level(streams, cost.bytes)
-    limits = [
-        (cost.flop / compute.value, COMPUTE) if compute else (0.0, COMPUTE),
-        (cost.bytes / memory.value, memory.level or "memory") if memory else (0.0, ""),
-    ]
+    compute = _compute(usable, dtype)
+    limits = [_time(cost.bytes, _memory(usable, cost.bytes))]
+    if cost.flop >= COMPUTE_BOUND * cost.bytes:
+        limits.append(_time(cost.flop, compute))
     least, bound = max(limits)
     if not least:
         return Judgement(None, None, None)
-    cached = _level(streams, cost.bytes / REUSE)
+    if least > TOLERANCE * seconds and bound != COMPUTE:
+        least, bound = _time(cost.bytes, _memory(usable, cost.bytes / REUSE))
+    most = _scaled(usable, threads)
     reasons = [
-        _impossible("FLOP/s", cost.flop / seconds, compute),
-        _impossible("B/s", cost.bytes / seconds, cached),
+        _impossible(cost.flop / seconds, _compute(most, dtype)),
+        _impossible(cost.bytes / seconds, _memory(most, cost.bytes / REUSE)),
     ]
-    return Judgement(least / seconds, bound, next((r for r in reasons if r), None))
+    share = least / seconds
+    believed = share if share <= TOLERANCE else None
+    return Judgement(believed, bound, next((r for r in reasons if r), None))
+
+
+def _time(work: float, ceiling: Ceiling | None) -> tuple[float, str]:
+    """Seconds that ``work`` takes at least, and what bounds it."""
+    if ceiling is None:
+        return 0.0, MEMORY
+    return work / ceiling.value, COMPUTE if ceiling.unit == "FLOP/s" else ceiling.level or MEMORY
 
 
 def judged(result: Result, ceilings: Sequence[Ceiling]) -> Result:
@@ -106,7 +123,7 @@ def judged(result: Result, ceilings: Sequence[Ceiling]) -> Result:
     """
     kernel, call = result.times.kernel, result.times.call
     times = kernel or call
-    if times is None or not ceilings:
+    if times is None:
         return result
     if kernel and call and kernel.median > TOLERANCE * call.median:
         reason = (
@@ -114,6 +131,8 @@ def judged(result: Result, ceilings: Sequence[Ceiling]) -> Result:
             f"{call.median:.3g} s; missing sync"
         )
         return replace(result, status="failed", reason=reason)
+    if not ceilings:
+        return result
     found = judge(
         result.cost,
         times.median,
@@ -174,6 +193,21 @@ def _with_threads(ceilings: Sequence[Ceiling], threads: int | None) -> list[Ceil
     return [c for c in ceilings if c.threads is None or c.threads <= most]
 
 
+def _scaled(ceilings: Sequence[Ceiling], threads: int | None) -> list[Ceiling]:
+    """What ``threads`` could reach at most, if each reached what one of fewer did."""
+    counted = [c.threads for c in ceilings if c.threads is not None]
+    count = max([threads or 1, *counted])
+    return [replace(c, value=c.value * count / (c.threads or count)) for c in ceilings]
+
+
+def _compute(ceilings: Iterable[Ceiling], dtype: str) -> Ceiling | None:
+    return _best(c for c in ceilings if c.what in COMPUTE_CEILINGS and c.dtype == dtype)
+
+
+def _memory(ceilings: Iterable[Ceiling], nbytes: float) -> Ceiling | None:
+    return _level([c for c in ceilings if c.what in BANDWIDTH_CEILINGS], nbytes)
+
+
 def _best(ceilings: Iterable[Ceiling]) -> Ceiling | None:
     return max(ceilings, key=lambda c: c.value, default=None)
 
@@ -192,11 +226,12 @@ def _level(ceilings: Sequence[Ceiling], nbytes: float) -> Ceiling | None:
     return best and replace(best, level=level)
 
 
-def _impossible(unit: str, rate: float, ceiling: Ceiling | None) -> str | None:
+def _impossible(rate: float, ceiling: Ceiling | None) -> str | None:
+    """Why ``rate`` cannot be."""
     if ceiling is None or rate <= TOLERANCE * ceiling.value:
         return None
     return (
-        f"impossible rate: {rate:.3g} {unit} is {rate / ceiling.value:.2f} times the measured "
-        f"ceiling of {ceiling.value:.3g} {unit} ({ceiling.what}, {ceiling.method}); missing sync, "
-        "cached result or wrong cost model"
+        f"impossible rate: {rate:.3g} {ceiling.unit} is {rate / ceiling.value:.2f} times the "
+        f"measured ceiling of {ceiling.value:.3g} {ceiling.unit} ({ceiling.what}, "
+        f"{ceiling.method}); missing sync, cached result or wrong cost model"
     )

@@ -238,7 +238,7 @@ def _workload_table(found: Sequence[Result]) -> Table:
 
     rows = table(
         ("no.", "right", 3),
-        ("workload", "left", 26),
+        ("workload", "left", 30),
         ("backend", "left", 9),
         ("FLOP/B", "right", 6),
         ("achieved", "right", 12),

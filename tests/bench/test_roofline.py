@@ -86,11 +86,35 @@ def test_a_rate_beyond_the_bandwidth_is_impossible_even_if_arithmetic_bounds_it(
     assert found.impossible is not None
 
 
+def test_little_arithmetic_is_counted_by_its_bytes_alone() -> None:
+    slow_adds = [compute(1e9), *CEILINGS[3:]]
+    found = judge(Cost(1.9 * MB, MB, 1), MB / 30e9, dtype="float32", ceilings=slow_adds)
+    assert found.bound == "L2"
+    found = judge(Cost(2 * MB, MB, 1), 1.0, dtype="float32", ceilings=slow_adds)
+    assert found.bound == "compute"
+
+
+def test_threads_measured_in_a_busy_moment_give_no_percentage_and_refuse_nothing() -> None:
+    busy = [compute(100e9, threads=1), compute(20e9, threads=2)]
+    cost = Cost(1e9, 1, 1)
+    both = judge(cost, 1e9 / 190e9, dtype="float32", ceilings=busy, threads=2)
+    assert both == (None, "compute", None)
+    beyond = judge(cost, 1e9 / 220e9, dtype="float32", ceilings=busy, threads=2)
+    assert beyond.impossible is not None
+    alone = judge(cost, 1e9 / 190e9, dtype="float32", ceilings=busy, threads=1)
+    assert alone.impossible is not None
+
+
+def test_bytes_that_evidently_come_from_a_cache_are_compared_with_it() -> None:
+    found = judge(Cost(0, 16 * MB, 1), 16 * MB / 150e9, dtype="float32", ceilings=CEILINGS)
+    assert found == (pytest.approx(0.5), "L2", None)
+
+
 def test_bytes_that_count_several_times_may_come_from_a_smaller_cache() -> None:
     """An update in place: the traffic is twice the array, which fits into the next cache."""
     cost = Cost(0, 16 * MB, 1)
     found = judge(cost, 16 * MB / 150e9, dtype="float32", ceilings=CEILINGS)
-    assert (found.bound, found.impossible) == ("L3", None)
+    assert found.impossible is None
     found = judge(Cost(0, REUSE * 512 * MB, 1), 0.01, dtype="float32", ceilings=CEILINGS)
     assert found.impossible is not None
 
@@ -123,13 +147,11 @@ def test_links_are_no_bandwidth_of_a_call() -> None:
     nbytes=st.floats(1, 1e12),
     slower=st.floats(1, 1e4),
 )
-def test_a_call_at_its_bound_or_slower_is_possible(flop, nbytes, slower) -> None:
-    at_bound = judge(Cost(flop, nbytes, 1), 1.0, dtype="float32", ceilings=CEILINGS)
-    least = at_bound.pct_peak
-    found = judge(Cost(flop, nbytes, 1), least * slower, dtype="float32", ceilings=CEILINGS)
+def test_a_call_that_takes_its_time_is_possible(flop, nbytes, slower) -> None:
+    seconds = slower * max(flop / 120e9, nbytes / 20e9)
+    found = judge(Cost(flop, nbytes, 1), seconds, dtype="float32", ceilings=CEILINGS)
     assert found.impossible is None
-    assert found.pct_peak == pytest.approx(1 / slower)
-    assert found.bound == at_bound.bound
+    assert 0 < found.pct_peak <= pytest.approx(1 / slower)
 
 
 def test_merging_keeps_the_best_of_each() -> None:
