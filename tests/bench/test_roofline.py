@@ -151,7 +151,7 @@ def test_a_call_that_takes_its_time_is_possible(flop, nbytes, slower) -> None:
     seconds = slower * max(flop / 120e9, nbytes / 20e9)
     found = judge(Cost(flop, nbytes, 1), seconds, dtype="float32", ceilings=CEILINGS)
     assert found.impossible is None
-    assert 0 < found.pct_peak <= pytest.approx(1 / slower)
+    assert 0 < found.pct_peak <= (1 + 1e-9) / slower
 
 
 def test_merging_keeps_the_best_of_each() -> None:
