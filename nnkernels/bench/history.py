@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ SCHEMA: Literal["nnkernels.history/1"] = "nnkernels.history/1"
 VARIABLE = "NNKERNELS_HISTORY"
 PATIENCE = 30.0
 """Seconds to wait for another process that is appending."""
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{16,64}")
 
 
 class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,9 +124,20 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The history of the machine with this fingerprint."""
+    """The history of the machine with this fingerprint.
+
+    Raises:
+        InputError: it is none; it names a file, and may come from one.
+    """
 
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        if not _FINGERPRINT.fullmatch(self.fingerprint):
+            raise InputError(
+                f"history: {self.fingerprint[:80]!r} is not a fingerprint (16 or more hexadecimal "
+                "digits); the results were not written by nnkernels"
+            )
 
     @property
     def name(self) -> str:
@@ -190,7 +204,8 @@ class Store:
 
 def stores() -> list[Store]:
     """All machines with a history here; of their fingerprints, the name alone is known."""
-    return [Store(path.stem) for path in sorted(folder().glob("*.jsonl"))]
+    names = [path.stem for path in sorted(folder().glob("*.jsonl"))]
+    return [Store(name) for name in names if _FINGERPRINT.fullmatch(name)]
 
 
 def _append(path: Path, line: bytes) -> None:

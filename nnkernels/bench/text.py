@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+_SPACE = re.compile(r"\s+")
+_ILLEGIBLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
 
@@ -50,3 +59,21 @@ def listed(names: list[str], most: int = 8) -> str:
         return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def legible(record: R) -> R:
+    """``record`` with every text in it on one line, without what no screen and no XML can show.
+
+    Names and reasons come from files: an escape sequence in one must not reach a terminal.
+    """
+    return msgspec.convert(_legible(msgspec.to_builtins(record)), type(record))
+
+
+def _legible(value: Any) -> Any:
+    if isinstance(value, str):
+        return _ILLEGIBLE.sub("\ufffd", _SPACE.sub(" ", value))
+    if isinstance(value, list | tuple):
+        return [_legible(item) for item in value]
+    if isinstance(value, dict):
+        return {_legible(key): _legible(item) for key, item in value.items()}
+    return value

@@ -72,12 +72,13 @@ def _saved(path: Path) -> Saved:
     """A side from a file, or from all files of a folder."""
     from nnkernels.bench import machine, results
     from nnkernels.bench.comparing import Saved
+    from nnkernels.bench.text import legible
     from nnkernels.errors import ResultError
 
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files:
         raise ResultError(f"compare: no *.json in {str(path)!r}; 'nnkernels bench -o' writes one")
-    runs = [results.read(file) for file in files]
+    runs = [legible(results.read(file)) for file in files]
     return Saved(machine.scrub(str(path)), runs)
 
 

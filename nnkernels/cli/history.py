@@ -61,13 +61,14 @@ def command(
 def _add(files: Sequence[Path]) -> None:
     from nnkernels.bench import results
     from nnkernels.bench.history import Store
+    from nnkernels.bench.text import legible
     from nnkernels.cli._render import stdout
     from nnkernels.errors import InputError
 
     if not files:
         raise InputError("history add: name the results to add, as 'nnkernels bench -o' wrote them")
     console = stdout()
-    for run in [results.read(file) for file in files]:
+    for run in [legible(results.read(file)) for file in files]:
         store = Store(run.machine.fingerprint)
         added = store.add(run)
         entries = _read(store)
@@ -197,4 +198,5 @@ def _plot(trends: Sequence[Trend], steps: Sequence[Sequence[Step]], path: Path) 
     from nnkernels.files import write_atomically
 
     write_atomically(path, figures.image(figures.trends(trends, steps), path.suffix))
-    stderr().print(f"wrote {path}", soft_wrap=True)
+    part = f" (the first {figures.MOST} of {len(trends)} rows)" * (len(trends) > figures.MOST)
+    stderr().print(f"wrote {path}{part}", soft_wrap=True)

@@ -62,10 +62,11 @@ def command(
       nnkernels report run.json --pytest-benchmark 0001_run.json
     """
     from nnkernels.bench import conclusions, results
+    from nnkernels.bench.text import legible
     from nnkernels.cli._render import Bar, print_wrapped, stderr
 
     targets = _targets(output, md, junit, gha_benchmark, pytest_benchmark, github)
-    runs = [results.read(file) for file in files]
+    runs = [legible(results.read(file)) for file in files]
     written = []
     with Bar(len(targets)) as bar:
         for number, (path, make) in enumerate(targets):

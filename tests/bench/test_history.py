@@ -74,6 +74,20 @@ def test_another_machine_or_a_run_without_times_is_refused(store):
     assert store.read() == ([], [])
 
 
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "", "abc", "F" * 16, "a" * 15 + "/", "a" * 65]
+)
+def test_a_fingerprint_is_not_any_path(name):
+    with pytest.raises(InputError, match="is not a fingerprint"):
+        Store(name)
+
+
+def test_other_files_in_the_folder_are_no_histories(store):
+    store.add(dated(1))
+    (store.path.parent / "notes.jsonl").write_text("mine")
+    assert [found.name for found in stores()] == [store.name]
+
+
 def test_a_last_line_that_was_cut_short_is_skipped_and_stays_apart(store):
     first, second, third = dated(1), dated(2), dated(3)
     store.add(first)

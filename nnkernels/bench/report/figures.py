@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from nnkernels.bench import conclusions, history, rows
@@ -75,6 +77,7 @@ _STYLE: Any = {
     "grid.color": GRID,
     "grid.linewidth": 0.8,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names come from files: a dollar is a dollar
 }
 
 
@@ -89,7 +92,9 @@ def style() -> Iterator[None]:
         import matplotlib
     except ImportError:
         raise missing_extra("drawing", "matplotlib", "report") from None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # Characters that matplotlib's own font lacks are drawn by the reader's.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 
 
@@ -120,18 +125,28 @@ def _figure(
 
 def _ratio_axis(axes: Axes, values: Sequence[float]) -> None:
     """A logarithmic axis of ratios, with a line at one, readable ticks and room for ``values``."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
-
     low, high = min([*values, 1.0]), max([*values, 1.0])
     room = (high / low) ** 0.06 * 1.01
     axes.set_xscale("log")
     axes.set_xlim(low / room, high * room)
     axes.set_xticks(_ratio_ticks(low / room, high * room))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_minor_locator(NullLocator())
+    _plain(axes.xaxis)
     axes.axvline(1.0, color=INK, linewidth=1, zorder=1)
     axes.grid(axis="x")
+
+
+def _plain(axis: Any, unit: str | None = None) -> None:
+    """Numbers as people write them at the main ticks of a logarithmic axis, no others between."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+    def written(value: float, _: object) -> str:
+        if unit is not None:
+            return quantity(value, unit)
+        return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
+
+    axis.set_major_formatter(FuncFormatter(written))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def _ratio_ticks(low: float, high: float) -> list[float]:
@@ -148,12 +163,17 @@ def _ratio_ticks(low: float, high: float) -> list[float]:
     return ticks[:: math.ceil(len(ticks) / 6)]
 
 
+def _short(text: str, most: int = 44) -> str:
+    """``text``, or its beginning and its end; the table has all of it."""
+    return text if len(text) <= most else f"{text[: most - 12]}…{text[-11:]}"
+
+
 class _Lines:
     """Rows of a chart, from above; in a narrow one a row's name stands over its marks."""
 
     def __init__(self, width: float, names: Sequence[str], header: float = 0.35) -> None:
         self.narrow = width < 6
-        self.names = names
+        names = [_short(name) for name in names]
         pitch = 0.46 if self.narrow else 0.3
         self.figure, (self.axes,) = _figure(width, 0.62 + header + pitch * len(names))
         axes = self.axes
@@ -232,8 +252,8 @@ def _legend(axes: Axes, names: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=SERIES[i % len(SERIES)], marker=MARKERS[i % len(MARKERS)], label=name)
-        for i, name in enumerate(names)
+        Line2D([], [], color=color, marker=marker, label=_short(name, 32))
+        for name, color, marker in zip(names, cycle(SERIES), cycle(MARKERS), strict=False)
     ]
     columns = 2 if axes.figure.get_figwidth() < 6 else 6  # type: ignore[union-attr]
     axes.figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False)
@@ -255,12 +275,13 @@ def forest(found: Sequence[Comparison], width: float) -> Figure:
             lines.mark(number, ratio, interval, VERDICTS[verdict])
             lines.remark(number, f"{ratio:.3f}  {verdict.upper()}")
         margin = min(row.margin for row in shown)
+        a, b = (_short(label, 40 if width >= 6 else 16) for label in (shown[0].a, shown[0].b))
         lines.axes.axvspan(1 / (1 + margin), 1 + margin, color=BAND, zorder=0)
         _ratio_axis(lines.axes, values)
         lines.axes.set_xlabel(
-            f"time of {shown[0].b} / time of {shown[0].a}   (band: within {percent(margin)})"
+            f"time of {b} / time of {a}   (band: within {percent(margin)})"
             if width >= 6
-            else f"{shown[0].b} / {shown[0].a}, band: within {percent(margin)}"
+            else f"{b} / {a}, band: within {percent(margin)}"
         )
     return lines.figure
 
@@ -281,9 +302,9 @@ def roofline(ceilings: Sequence[Ceiling], results: Sequence[Result], width: floa
         _draw_points(axes, [r for _, r in placed])
         axes.set_xlim(low, high)
         axes.set_xlabel("FLOP per byte of compulsory traffic")
-        axes.set_ylabel("FLOP/s")
+        _plain(axes.xaxis)
+        _plain(axes.yaxis, "FLOP/s")
         axes.grid(which="major")
-        axes.minorticks_off()
         _label_points(axes, placed, named=width >= 6)
     return figure
 
@@ -377,9 +398,13 @@ def _label_points(axes: Axes, placed: Sequence[tuple[int, Result]], *, named: bo
     figure.draw_without_rendering()  # type: ignore[union-attr]
     taken: list[Any] = []
     for number, result in sorted(tops.items(), key=lambda top: -(top[1].rates.flop_s or 0.0)):
-        text = f"{number} {result.workload}" if named and len(tops) <= NAMED else str(number)
+        text = (
+            f"{number} {_short(result.workload, 28)}"
+            if named and len(tops) <= NAMED
+            else str(number)
+        )
         label = axes.annotate(
-            text,
+            f"{number}{name}",
             (_intensity(result), result.rates.flop_s or 0.0),
             (0, 5),
             textcoords="offset points",
@@ -406,8 +431,6 @@ def crossovers(found: Sequence[Crossover], width: float) -> Figure:
 
 
 def _draw_crossover(axes: Axes, found: Crossover) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
-
     points = sorted(found.points, key=lambda p: p.size)
     sizes = [p.size for p in points]
     axes.set_xscale("log")
@@ -422,7 +445,7 @@ def _draw_crossover(axes: Axes, found: Crossover) -> None:
     if found.size is not None:
         axes.axvline(found.size, color=SERIES[1], linewidth=1.2)
         axes.annotate(
-            f"{found.sweep} = {found.size:,.0f}",
+            f"{_short(found.sweep, 16)} = {found.size:,.0f}",
             (found.size, 0.97),
             (4, 0),
             xycoords=axes.get_xaxis_transform(),
@@ -430,16 +453,15 @@ def _draw_crossover(axes: Axes, found: Crossover) -> None:
             va="top",
             color=SERIES[1],
         )
-    axes.set_title(f"{found.workload} {found.dtype}, {conclusions.SCENARIOS[found.scenario]}")
-    axes.set_xlabel(found.sweep)
-    axes.set_ylabel(f"{found.b} / {found.a}")
+    name = f"{_short(found.workload, 24)} {found.dtype}"
+    axes.set_title(f"{name}, {conclusions.SCENARIOS[found.scenario]}")
+    axes.set_xlabel(_short(found.sweep))
+    axes.set_ylabel(f"{_short(found.b, 16)} / {_short(found.a, 16)}")
     axes.spines["left"].set_visible(True)
     low, high = (f(p.ratio for p in points) for f in (min, max))
     axes.set_yticks(_ratio_ticks(min(low, 0.9), max(high, 1.1)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_formatter(NullFormatter())
-        axis.set_minor_locator(NullLocator())
+    _plain(axes.xaxis)
+    _plain(axes.yaxis)
     axes.grid()
 
 
@@ -511,7 +533,7 @@ def _draw_trend(axes: Axes, trend: history.Trend, changes: Sequence[history.Step
             va="top",
             color=SERIES[1],
         )
-    axes.set_title(str(trend.row))
+    axes.set_title(_short(str(trend.row), 60))
     room = 0.15 * (max(high) - min(low)) or 0.05 * max(high)
     axes.set_ylim(min(low) - room, max(high) + 2 * room)
     axes.set_xlim(-0.5, len(numbers) - 0.5)

@@ -7,7 +7,6 @@ passes, and its output says so.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,9 @@ from nnkernels.errors import InputError, missing_extra
 if TYPE_CHECKING:
     from junitparser import TestCase, TestSuite
 
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
 
 def render(runs: Sequence[Run]) -> bytes:
-    """A suite a run.
+    """A suite a run, of legible ones (XML cannot hold every character).
 
     Raises:
         InputError: no run has a comparison or a result.
@@ -65,7 +62,7 @@ def _suite(run: Run) -> TestSuite:
 def _case(group: str, name: str, seconds: float | None) -> TestCase:
     from junitparser import TestCase
 
-    return TestCase(_legal(name), f"nnkernels.bench.{_legal(group)}", seconds or 0.0)
+    return TestCase(name, f"nnkernels.bench.{group}", seconds or 0.0)
 
 
 def _of_comparison(found: Comparison) -> TestCase:
@@ -73,7 +70,7 @@ def _of_comparison(found: Comparison) -> TestCase:
 
     group = rows.case_name(found.workload, found.size)
     case = _case(group, f"{found.backend} {found.dtype}", found.b_s)
-    reason = _legal(found.reason or found.status)
+    reason = found.reason or found.status
     outcomes: dict[str, Any] = {
         "new": Skipped,
         "gone": Error,
@@ -97,12 +94,7 @@ def _of_result(run: Run, result: Result) -> TestCase:
     case = _case(row.case, f"{row.backend} {row.dtype}", times.median if times else None)
     outcomes: dict[str, Any] = {"failed": Error, "incorrect": Failure, "skipped": Skipped}
     if result.status in outcomes:
-        case.result = [outcomes[result.status](_legal(result.reason or ""), result.status)]
+        case.result = [outcomes[result.status](result.reason or "", result.status)]
     elif times is not None:
         case.system_out = f"{duration(times.median)} a call, {len(times.samples)} samples"
     return case
-
-
-def _legal(text: str) -> str:
-    """``text`` without the characters that XML cannot hold."""
-    return _NOT_XML.sub("�", text)

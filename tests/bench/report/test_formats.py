@@ -13,6 +13,7 @@ import runs
 from msgspec.structs import replace
 
 from nnkernels.bench.report import gha_benchmark, junit, markdown, pytest_benchmark
+from nnkernels.bench.text import legible
 from nnkernels.errors import InputError
 
 # --- Markdown and GitHub Actions ----------------------------------------------------------------
@@ -115,9 +116,9 @@ def test_junit_tells_results_apart():
 
 
 def test_junit_holds_no_character_that_xml_cannot():
-    row = runs.result(median=None, status="failed", reason="\x1b[31mred\x00 \ud800")
-    _, (case,) = cases(runs.run(results=[row]))
-    assert case.result[0].message == "�[31mred� �"
+    row = runs.result(median=None, status="failed", reason="\x1b[31mred\x00 \ud800\nnext")
+    _, (case,) = cases(legible(runs.run(results=[row])))
+    assert case.result[0].message == "�[31mred� � next"
 
 
 def test_junit_of_nothing_is_refused():

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from nnkernels.bench import conclusions
 from nnkernels.bench.report import html
+from nnkernels.bench.text import legible
 from nnkernels.errors import InputError
 
 BROWSERS = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
@@ -149,6 +150,25 @@ def test_a_page_that_is_too_large_is_refused(monkeypatch):
     monkeypatch.setattr(html, "MOST_BYTES", 1000)
     with pytest.raises(InputError, match="at most"):
         html.render([runs.run()])
+
+
+@pytest.mark.parametrize(
+    "name", ["a$b$c_{d}", "\x1b[31mred", "</svg><script>", "数", "x" * 300, "_hidden", "%s {{ 1 }}"]
+)
+def test_any_name_can_be_shown(name):
+    calibrated, crossed = runs.calibrate().calibration[0], runs.crossover().crossovers[0]
+    found = [
+        runs.run("bench", results=[runs.result(name, "1", b) for b in ("numpy", name)]),
+        runs.run("ab", comparisons=[runs.comparison(name, backend=name, a=name)]),
+        runs.run("roofline", ceilings=[runs.ceiling("gemm_flops", 1e11, method=name)]),
+        runs.run(
+            "calibrate", calibration=[replace(runs.calibrate().calibration[0], workload=name)]
+        ),
+        runs.run("crossover", crossovers=[replace(runs.crossover().crossovers[0], sweep=name)]),
+    ]
+    text = html.render([legible(run) for run in found]).decode()
+    assert "<script" not in text and "\x1b" not in text
+    assert Elements(text).named("h1")
 
 
 @pytest.mark.parametrize("count", [45])
