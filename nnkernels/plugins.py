@@ -75,11 +75,6 @@ def _builtin(name: str) -> Source:
     return Source(name, OWN, functools.partial(_load_builtin, name))
 
 
-ABSENT = {
-    "native": "this version of nnkernels has no native C++ backend yet; use 'numpy'",
-}
-"""Backends that people will ask for and that this version does not hold, with the reason."""
-
 _registered: dict[str, Source] = {}
 _loaded: dict[str, Backend] = {}
 _failed: dict[str, BackendError] = {}
@@ -99,7 +94,7 @@ def register(name: str, load: Callable[[], object], *, origin: str) -> None:
     """
     if parse_backend(name) != (name, None, {}, {}):
         raise InputError(f"register: the name must be a word such as 'mine', got {name!r}")
-    owners = [OWN] if name in ABSENT else [claim.origin for claim in sources().get(name, [])]
+    owners = [claim.origin for claim in sources().get(name, [])]
     if owners:
         raise InputError(
             f"backend {name!r} is taken by {owners[0]}; choose another name for that of {origin}"
@@ -132,10 +127,8 @@ def _source(name: str) -> Source:
     if name in _registered:
         return _registered[name]
     known = sources()
-    if name not in known and name in ABSENT:
-        raise BackendUnavailableError(f"backend {name!r} is not available: {ABSENT[name]}")
     if name not in known:
-        raise unknown("backend", name, {*known, *ABSENT})
+        raise unknown("backend", name, known)
     if len(known[name]) > 1:
         raise BackendError(_clash(known[name]))
     return known[name][0]
@@ -184,7 +177,7 @@ def availability() -> dict[str, str | None]:
         reasons[name] = _reason(name)
         if claims[0].origin == OWN:
             reasons |= {f"{name} ({claim.origin})": _clash(claims) for claim in claims[1:]}
-    return reasons | {name: why for name, why in ABSENT.items() if name not in reasons}
+    return reasons
 
 
 def _reason(name: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import threading
 from collections.abc import Callable, Iterator
@@ -101,3 +102,18 @@ class BlasExecutable(Interpreter):
             return super().run(steps, stop)
         with blas_threads(self.threads):
             return super().run(steps, stop)
+
+
+@functools.cache
+def gemm_address(dtype: str) -> int:
+    """Address of Fortran's ``sgemm`` or ``dgemm`` in the BLAS that SciPy uses."""
+    from scipy.linalg import cython_blas
+
+    _controller.cache_clear()  # so that it finds, and holds, the library just loaded
+    capsule: Any = cython_blas.__pyx_capi__["sgemm" if dtype == "float32" else "dgemm"]
+    name_of = ctypes.pythonapi.PyCapsule_GetName
+    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    address: int = pointer_of(capsule, name_of(capsule))
+    return address

@@ -71,7 +71,7 @@ class Multiplier:
             Field("first", "first"),
             Field("last", "last"),
         )
-        layout = Layout(fields, {"rows": 2, "columns": 3}, 4, "rows")
+        layout = Layout(fields, {"rows": 2, "columns": 3}, 4, "rows", dtype)
         accesses = (Access("a", False, True), Access("out", True, False))
 
         def fill(addresses: Mapping[str, int]) -> list[int]:
@@ -88,7 +88,7 @@ def _layout(form: Form, dtype: str) -> Layout:
     fields = [Field(name, "int", cell) for cell, name in enumerate(integers)]
     fields.append(Field("out", "array", count, dtype, ("m", "n")))
     fields += [Field("first", "first"), Field("last", "last")]
-    return Layout(tuple(fields), {"m": count + 1, "n": count + 2}, count + 3, "m")
+    return Layout(tuple(fields), {"m": count + 1, "n": count + 2}, count + 3, "m", dtype)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ A kernel says by the names of its parameters what it wants:
 * ``b_size``, the whole size of a dimension ``b``; ``row_size``, how many elements of ``...`` one
   index of its first dimension selects; ``first`` and ``last``.
 
-In the record stand the arrays first, in the order of the parameters, then the operator's parameters,
-then the sizes that are asked for, then those of the arrays' other dimensions.
+In the record stand the arrays first, in the order of the parameters, then the operator's
+parameters, then the sizes that are asked for, then those of the arrays' other dimensions.
 """
 
 from __future__ import annotations
@@ -70,12 +70,14 @@ class Layout:
         sizes: cell of every dimension's size.
         cells: length of the record.
         over: dimension whose items are divided; None where the kernel computes everything at once.
+        floating: ``float32`` or ``float64``: what numbers are, if any of its arrays holds them.
     """
 
     fields: tuple[Field, ...]
     sizes: Mapping[str, int]
     cells: int
     over: str | None
+    floating: str
 
     @property
     def arrays(self) -> list[Field]:
@@ -153,7 +155,7 @@ def lay_out(code: Code, given: Operands, floating: str, over: str | None) -> Lay
             fields[name] = Field(name, "int", sizes[name.removesuffix("_size")])
         elif name not in fields:
             raise BackendError(f"kernel {code.name}: nothing is called {name!r}")
-    return Layout(tuple(fields[n] for n in names), sizes, next(cells), over)
+    return Layout(tuple(fields[n] for n in names), sizes, next(cells), over, floating)
 
 
 def sizes_of(dims: Mapping[str, Any]) -> dict[str, int]:

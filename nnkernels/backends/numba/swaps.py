@@ -127,7 +127,7 @@ class _Function(Part):
         chosen = tuple(fields[name] for name in names)
         cells = {label: len(fields) + i for i, label in enumerate(sizes)}
         over = "rows" if rows is not None else None
-        layout = Layout(chosen, cells, len(fields) + len(sizes), over)
+        layout = Layout(chosen, cells, len(fields) + len(sizes), over, call.floating)
         given = record.operands(call.op, call.signature, "", call.params).params
 
         def fill(addresses: Mapping[str, int]) -> list[int]:
@@ -157,7 +157,7 @@ class _Pointer(Part):
         fields = _fields(call, sliced=elementwise)
         given = record.operands(call.op, call.signature, "", call.params).params
         elements = math.prod(sig.shape_of(call.signature.inputs[0], call.dims))
-        layout = Layout(tuple(fields.values()), {}, len(fields), None)
+        layout = Layout(tuple(fields.values()), {}, len(fields), None, call.floating)
 
         def fill(addresses: Mapping[str, int]) -> list[int]:
             return [*record.fill(layout, addresses, given, {}), elements]

@@ -112,6 +112,8 @@ NNK_FN T store(A v) {
 
 // --- elementary functions ------------------------------------------------------------------------
 
+#ifndef NNK_HOST_KERNELS  // their own, which compilers vectorise, are included before
+
 #define NNK_ELEMENTARY(name)                                                                      \
   NNK_FN float name(float v) { return ::name##f(v); }                                             \
   NNK_FN double name(double v) { return ::name(v); }
@@ -142,5 +144,7 @@ NNK_FN double erfcx(double v) {
 }
 NNK_FN float erfcx(float v) { return float(erfcx(double(v))); }
 #endif
+
+#endif  // NNK_HOST_KERNELS
 
 }  // namespace nnk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nnkernels.backend import Precision
+from nnkernels.backends._blas import gemm_address
 from nnkernels.backends._compiled import products
 from nnkernels.backends._compiled.products import Multiplier, ProductCode
 from nnkernels.backends.numba.compiling.family import Family
@@ -36,7 +37,7 @@ MULTIPLIER = Multiplier(
         "bf16": ProductCode(Function(bfloat_product), "strided", 8 << 20),
     },
     transpose=Function(transpose),
-    gemm=choice.gemm_address,
+    gemm=gemm_address,
 )
 """Who computes products here; see :mod:`nnkernels.backends.numba.products.choice`."""
 

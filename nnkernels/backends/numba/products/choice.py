@@ -11,9 +11,8 @@ meet on a machine, for each dtype, and only then another number than the default
 
 from __future__ import annotations
 
-import ctypes
 import functools
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nnkernels.backends.numba.products.microkernel import vector_bits
 
@@ -75,20 +74,3 @@ def stored() -> Tuned | None:
     from nnkernels.backends.numba.products import tuned  # only who chooses a product reads files
 
     return tuned.read()
-
-
-@functools.cache
-def gemm_address(dtype: str) -> int:
-    """Address of Fortran's ``sgemm`` or ``dgemm`` in the BLAS that SciPy uses."""
-    from scipy.linalg import cython_blas
-
-    from nnkernels.backends import _blas
-
-    _blas._controller.cache_clear()  # so that it finds, and holds, the library just loaded
-    capsule: Any = cython_blas.__pyx_capi__["sgemm" if dtype == "float32" else "dgemm"]
-    name_of = ctypes.pythonapi.PyCapsule_GetName
-    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
-    pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    address: int = pointer_of(capsule, name_of(capsule))
-    return address

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nnkernels.backends._blas import blas_threads
+from nnkernels.backends._blas import blas_threads, gemm_address
 from nnkernels.backends._compiled.declare import Call, Step
 from nnkernels.backends._compiled.products import Product
 from nnkernels.backends.numba.compiling import linking
@@ -90,7 +90,7 @@ def measure(
 ) -> list[Rung]:
     """Time both on every rung of the ladder; ``progress`` is told how many are done."""
     rungs = []
-    choice.gemm_address(dtype)  # loads the library that is to be held to one thread
+    gemm_address(dtype)  # loads the library that is to be held to one thread
     with blas_threads(1):
         for number, size in enumerate(ladder.sizes):
             progress(number)
