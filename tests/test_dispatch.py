@@ -765,7 +765,6 @@ def test_what_is_no_name_is_refused(name):
     ("name", "kind", "message"),
     [
         ("nmpy", UnknownNameError, r"'nmpy'\. Did you mean 'numpy'"),
-        ("native", BackendUnavailableError, r"no native C\+\+ backend yet"),
         ("nunba", UnknownNameError, "'numba'"),
         ("numpy:1", InputError, "one device only"),
         ("numpy(threads=0)", InputError, "threads must be 1 or more"),

@@ -82,7 +82,7 @@ template <typename F> struct Numbers {
   // Adding it rounds to an integer, whose stored exponent is then in the last bits.
   static constexpr F shifter =
       F(1.5) * F(BitsOf<F>(1) << Format<F>::mantissa) + F(Format<F>::bias);
-  // exp of the first is flushed to 0, of the second it is infinite.
+  // exp of the first is flushed to 0 (k rounded down), of the second it is infinite.
   static constexpr F lowest = (F(0.5) - F(Format<F>::bias)) * ln2;
   static constexpr F highest = (F(Format<F>::bias) + F(1.25)) * ln2;
 };
@@ -158,15 +158,27 @@ template <typename F> inline F log_of_parts(F u, F k) {
 
 template <typename F> inline F abs(F v) { return number<F>(bits(v) << 1 >> 1); }
 
-// 2^k exp(r) for x = k log(2) + r, k rounded down: 2^k is normal wherever the result is.
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define NNK_FUSED 1
+#else
+#define NNK_FUSED 0
+#endif
+
+// 2^k exp(r) for x = k log(2) + r. Fused: k is rounded down, so that 2^k is normal wherever the result is.
+// Else k is nearest, for 1 + expm1(r) with a small r rounds less, and the largest 2^k goes in two steps.
 template <typename F> inline F exp(F x) {
   using N = Numbers<F>;
-  F v = x < N::lowest ? N::lowest : x;
+  const F lowest = NNK_FUSED ? N::lowest : -F(Format<F>::bias) * N::ln2;
+  F v = x < lowest ? lowest : x;
   v = v > N::highest ? N::highest : v;
-  const F shifted = (v * N::log2_e - Format<F>::just_below_half) + N::shifter;
-  const F k = shifted - N::shifter;
+  const F offset = NNK_FUSED ? Format<F>::just_below_half : F(0);
+  const F shifted = (v * N::log2_e - offset) + N::shifter, k = shifted - N::shifter;
   const F r = (v - k * Format<F>::ln2_high) - k * Format<F>::ln2_low;
-  return (F(1) + r * polynomial(r, Format<F>::exp_tail)) * power_of_two(shifted);
+  if constexpr (NNK_FUSED)
+    return (F(1) + r * polynomial(r, Format<F>::exp_tail)) * power_of_two(shifted);
+  const F growth = r + r * (r * polynomial(r, Format<F>::expm1_tail));
+  const F scale = power_of_two(k > F(0) ? shifted - F(1) : shifted);
+  return (scale + scale * growth) * (k > F(0) ? F(2) : F(1));
 }
 
 template <typename F> inline F expm1(F x) {
@@ -230,7 +242,7 @@ inline float sqrt(float v) { return __builtin_sqrtf(v); }
 inline double sqrt(double v) { return __builtin_sqrt(v); }
 
 // Rounded once where the processor can.
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#if NNK_FUSED
 inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 #else
