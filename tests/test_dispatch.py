@@ -21,7 +21,6 @@ from nnkernels.backends._host import HOST
 from nnkernels.dispatch import choice, plan
 from nnkernels.errors import (
     BackendError,
-    BackendUnavailableError,
     DeviceMismatchError,
     DTypeError,
     InputError,

@@ -1,21 +1,21 @@
 """The library of C++ kernels: found, asked who it is, and its tables read.
 
 It is opened with ctypes and has a C interface (``nnkernels/csrc/host/library.h``), so that one
-file serves every version of Python. It must say the interface's number and the package's version
-before any of its code is called.
+file serves every version of Python. It must know the interface's number, and be built from the
+sources that lie beside this package, before any of its code is called.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nnkernels
 from nnkernels.backends._compiled.entry import Entry
 from nnkernels.backends._compiled.record import Layout
 from nnkernels.errors import BackendUnavailableError
@@ -28,6 +28,8 @@ PATH_VARIABLE = "NNKERNELS_NATIVE_LIBRARY"
 VARIANT_VARIABLE = "NNKERNELS_NATIVE_ISA"
 
 DTYPES = ("float32", "float64")
+
+CSRC = Path(__file__).parents[2] / "csrc"
 
 
 class _Kernel(ctypes.Structure):
@@ -81,6 +83,17 @@ class NativeCode:
         return self.entries[layout.floating]
 
 
+def digest(csrc: Path) -> str:
+    """Digest of the sources below ``csrc`` that the library is built from, as CMake computes it."""
+    files = (p for folder in ("arithmetic", "host") for p in (csrc / folder).rglob("*.*"))
+    lines = sorted(
+        (path.relative_to(csrc).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in files
+    )
+    text = "".join(f"{each}  {path}\n" for path, each in lines)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def paths() -> Iterator[Path]:
     """Where the library may lie: installed beside this module, or built in a checkout."""
     yield Path(__file__).with_name(NAME)
@@ -123,13 +136,10 @@ class Library:
 
     def _shake_hands(self) -> None:
         abi = self._function("nnk_abi", ctypes.c_int64)()
-        version = self._function("nnk_version", ctypes.c_char_p)().decode()
-        if (abi, version) != (ABI, nnkernels.__version__):
-            raise _refused(
-                self.path,
-                f"is of nnkernels {version} (interface {abi}), this is {nnkernels.__version__} "
-                f"(interface {ABI})",
-            )
+        if abi != ABI:
+            raise _refused(self.path, f"has the interface {abi}, this nnkernels has {ABI}")
+        if self._function("nnk_sources", ctypes.c_char_p)().decode() != digest(CSRC):
+            raise _refused(self.path, "was built from other sources than this nnkernels has")
 
     @property
     def compiler(self) -> str:

@@ -55,8 +55,8 @@ constexpr std::int64_t VARIANTS = sizeof variants / sizeof *variants;
 
 NNK_EXPORT std::int64_t nnk_abi() { return NNK_ABI; }
 
-// The version of the package that it was built from.
-NNK_EXPORT const char* nnk_version() { return NNK_VERSION; }
+// A digest of the sources that it was built from.
+NNK_EXPORT const char* nnk_sources() { return NNK_SOURCES; }
 
 NNK_EXPORT const char* nnk_compiler() { return NNK_COMPILER; }
 
