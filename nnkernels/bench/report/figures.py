@@ -398,11 +398,7 @@ def _label_points(axes: Axes, placed: Sequence[tuple[int, Result]], *, named: bo
     figure.draw_without_rendering()  # type: ignore[union-attr]
     taken: list[Any] = []
     for number, result in sorted(tops.items(), key=lambda top: -(top[1].rates.flop_s or 0.0)):
-        text = (
-            f"{number} {_short(result.workload, 28)}"
-            if named and len(tops) <= NAMED
-            else str(number)
-        )
+        name = f" {_short(result.workload, 28)}" if named and len(tops) <= NAMED else ""
         label = axes.annotate(
             f"{number}{name}",
             (_intensity(result), result.rates.flop_s or 0.0),

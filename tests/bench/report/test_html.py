@@ -161,10 +161,8 @@ def test_any_name_can_be_shown(name):
         runs.run("bench", results=[runs.result(name, "1", b) for b in ("numpy", name)]),
         runs.run("ab", comparisons=[runs.comparison(name, backend=name, a=name)]),
         runs.run("roofline", ceilings=[runs.ceiling("gemm_flops", 1e11, method=name)]),
-        runs.run(
-            "calibrate", calibration=[replace(runs.calibrate().calibration[0], workload=name)]
-        ),
-        runs.run("crossover", crossovers=[replace(runs.crossover().crossovers[0], sweep=name)]),
+        runs.run("calibrate", calibration=[replace(calibrated, workload=name)]),
+        runs.run("crossover", crossovers=[replace(crossed, sweep=name, a=name, workload=name)]),
     ]
     text = html.render([legible(run) for run in found]).decode()
     assert "<script" not in text and "\x1b" not in text
