@@ -1,11 +1,13 @@
 """Checks of the machine: what each reading means, and that each can be read here."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from nnkernels.bench import doctor, gpus, machine, workers
 from nnkernels.bench.doctor import host, kernels, noise, overhead
+from nnkernels.bench.gate import verdicts
 from nnkernels.bench.results import Gpu, GpuState
 from nnkernels.bench.workers import CandidateError
 
@@ -149,6 +151,14 @@ def test_noise(scale, status) -> None:
     found = noise.judge(restarts)
     assert found.status == status
     assert found.figures["spread"] == pytest.approx(scale * math.sqrt(8 / 7))
+    estimate = verdicts.estimate(restarts)
+    assert found.figures["min_detectable"] == pytest.approx(verdicts.min_detectable(estimate))
+    assert (found.figures["min_detectable"] > noise.VISIBLE) == (status == "warn")
+
+
+def test_too_few_restarts_show_nothing() -> None:
+    found = noise.judge([0.0, 0.001])
+    assert (found.status, found.figures["min_detectable"]) == ("warn", None)
 
 
 @pytest.mark.parametrize(("inside", "status"), [(79e-6, "ok"), (81e-6, "warn")])
@@ -209,8 +219,7 @@ def test_threads_are_measured(monkeypatch) -> None:
 
 
 def test_noise_is_measured(monkeypatch) -> None:
-    monkeypatch.setattr(noise, "RESTARTS", 2)
-    monkeypatch.setattr(noise, "PAIRS", 2)
+    monkeypatch.setattr(noise, "EFFORT", replace(noise.EFFORT, restarts=2, rounds=2, sample=0.001))
     found = noise.check()
     assert 0 <= found.figures["spread"] < 10
 

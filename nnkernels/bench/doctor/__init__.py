@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from nnkernels.bench.doctor import host, kernels, noise, overhead
 from nnkernels.bench.doctor.finding import Finding, Status
+from nnkernels.bench.gate.pairs import RowError
 from nnkernels.bench.workers import CandidateError
+from nnkernels.errors import NnkernelsError
 
 Check = Callable[[], Finding]
 
@@ -41,7 +43,7 @@ def run(checks: Mapping[str, Check], progress: Callable[[str, int], None]) -> It
         progress(name, number)
         try:
             yield check()
-        except (CandidateError, OSError) as error:
+        except (CandidateError, RowError, NnkernelsError, OSError) as error:
             yield Finding(name, "skipped", f"could not be measured: {error}")
 
 

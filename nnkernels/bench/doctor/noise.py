@@ -1,66 +1,67 @@
-"""How far equal code differs from itself: two workers of the same code, as the gate runs them."""
+"""How far equal code differs from itself: one backend on both sides of the gate, one workload."""
 
 from __future__ import annotations
 
-import contextlib
-import math
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from nnkernels.bench import harness, machine
+from nnkernels.bench import harness
 from nnkernels.bench.doctor.finding import Finding, judged
+from nnkernels.bench.gate import isolation, verdicts
+from nnkernels.bench.gate.pairs import (
+    BOTH,
+    EFFORTS,
+    REPRIME_SECONDS,
+    Pair,
+    Row,
+    Setting,
+    shared_loops,
+)
+from nnkernels.bench.gate.sides import prepared
 from nnkernels.bench.text import counted, percent
-from nnkernels.bench.workers import Greeting, Loaded, Primed, Sample, Settings, Worker
+from nnkernels.bench.workers import Listed
 
-RESTARTS = 8
-PAIRS = 12
-WORKLOAD = "relu"
-PATIENCE = 60.0
-MARGIN = 0.03
-"""A spread beyond the margin of the gate hides what it looks for."""
+BACKEND, WORKLOAD = "numpy", "relu"
+EFFORT = EFFORTS["default"]
+VISIBLE = 0.1
+"""The smallest slowdown that a useful gate must see."""
 
 
 def check() -> Finding:
-    """Restart two workers, each time compare them in pairs, on one CPU where that is possible."""
-    usable = machine.affinity()
-    cpus = None if usable is None else usable[-1:]
-    return judge([_restart(number, cpus) for number in range(RESTARTS)])
+    """Restart both workers over and over, on one CPU, and compare them in pairs."""
+    with prepared(BACKEND, BACKEND) as sides:
+        cpus = isolation.idlest(1)
+        setting = Setting(dict(zip(BOTH, sides, strict=True)), "default", 1, cpus, EFFORT)
+        with isolation.aside(cpus):
+            return judge([_restart(setting, number) for number in range(EFFORT.restarts)])
 
 
-def _restart(number: int, cpus: Collection[int] | None) -> float:
-    """The median of ln(b / a) over the pairs of one restart."""
-    case = next(c.id for c in harness.cases("default") if c.workload == WORKLOAD)
-    rng = np.random.default_rng(number)
-    with contextlib.ExitStack() as stack:
-        pair = []
-        for _ in range(2):
-            worker = Worker(Settings(cpus=cpus))
-            stack.callback(worker.close)
-            hello = {"backend": "numpy", "baseline": None, "threads": 1}
-            worker.ask(Greeting, PATIENCE, "hello", **hello)
-            worker.ask(Loaded, PATIENCE, "load", preset="default", case=case)
-            pair.append(worker)
-        loops = max(w.ask(Primed, PATIENCE, "prime", limit=0.2).loops for w in pair)
-        ratios = []
-        for _ in range(PAIRS):
-            taken = [0.0, 0.0]
-            for which in rng.permutation(2):
-                taken[which] = pair[which].ask(Sample, PATIENCE, "sample", loops=loops).seconds
-            ratios.append(math.log(taken[1] / taken[0]))
-    return statistics.median(ratios)
+def _restart(setting: Setting, number: int) -> float:
+    """The median over the pairs of ln(t_b / t_a)."""
+    case = next(c for c in harness.cases(setting.preset) if c.workload == WORKLOAD)
+    row = Row(Listed(case.workload, case.size, case.dtype, case.tags), BACKEND, BACKEND)
+    with Pair(setting) as pair:
+        pair.ready([row])
+        a, b = (pair.prime(row, which, REPRIME_SECONDS) for which in BOTH)
+        loops = shared_loops(a, b, setting.effort)
+        rng = np.random.default_rng(number)
+        return pair.measure({row: loops}, rng, lambda: None)[row].d
 
 
 def judge(restarts: Sequence[float]) -> Finding:
-    """``restarts``: for each, the median over its pairs of ln(b / a)."""
+    """``restarts``: for each, the median over its pairs of ln(t_b / t_a)."""
     spread = statistics.stdev(restarts)
+    found = verdicts.estimate(restarts)
+    visible = None if found is None else float(verdicts.min_detectable(found))
+    seen = "the gate sees nothing" if visible is None else f"the gate sees {percent(visible)}"
     return judged(
         "noise",
-        bad=spread > MARGIN,
-        text=f"equal code differs from itself by {percent(spread)} from restart to restart "
-        f"({counted(len(restarts), 'restart')} of {PAIRS} pairs)",
-        remedy="the gate sees only large slowdowns here: close what else runs, or give it more "
+        bad=visible is None or visible > VISIBLE,
+        text=f"equal code differs from itself by {percent(spread)} from restart to restart: {seen} "
+        f"or more ({counted(len(restarts), 'restart')})",
+        remedy="smaller slowdowns stay unseen here: close what else runs, or give the gate more "
         "restarts ('nnkernels calibrate' says how many)",
-        figures={"spread": spread},
+        figures={"spread": spread, "min_detectable": visible},
     )
