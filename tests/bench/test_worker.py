@@ -82,6 +82,11 @@ def test_a_baseline() -> None:
         ({"do": "dance"}, "ValueError", "unknown request 'dance'"),
         ({"do": "sample", "loops": 1}, "ValueError", "no workload is loaded"),
         ({"do": "sample"}, "TypeError", "loops"),
+        (
+            {"do": "limit", "kind": "beauty", "rounds": 1, "budget": 1.0},
+            "ValueError",
+            "unknown limit 'beauty' of cpu",
+        ),
         ({**HELLO, "backend": "nunpy"}, "UnknownNameError", "Did you mean 'numpy'"),
     ],
 )
