@@ -16,12 +16,18 @@ from nnkernels.bench.workers import CandidateError
 TINY = Effort(("float32", "tf32", "float64"), (16,), (3072, 6144), (64, 4096), 2, 0.001, 0.001)
 
 
+@pytest.fixture(scope="module")
+def kernel_cache(tmp_path_factory):
+    """What one test compiled, the next one finds."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def device(needs_nvrtc, tmp_path, monkeypatch):
+def device(needs_nvrtc, kernel_cache, monkeypatch):
     """The name of the simulated device; workers are in this process, and have its backend."""
     from nnkernels.testing import simulated
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kernel_cache))
     monkeypatch.setattr(device_limits, "BATCH_SECONDS", 0.0)  # its events tick, without seconds
     backend = simulated.backend()
 
