@@ -35,7 +35,11 @@ def of_run(run: Run) -> list[str]:
     """The answers that a run gives, the most important first; at least one."""
     found = [
         *([] if run.complete else ["The run was interrupted: this is what it had measured."]),
-        *comparisons(run.comparisons, paired=run.kind != "compare"),
+        *(
+            []
+            if run.kind == "calibrate"
+            else comparisons(run.comparisons, paired=run.kind != "compare")
+        ),
         *crossovers(run.crossovers),
         *calibration(run.calibration),
         *_fastest(run),

@@ -41,7 +41,7 @@ from nnkernels.errors import (
 P = ParamSpec("P")
 ORDER = (
     *("info", "doctor", "bench", "train", "predict", "list", "explain", "profile", "roofline"),
-    *("crossover", "ab", "compare", "history", "report", "verify", "reproduce"),
+    *("crossover", "ab", "calibrate", "compare", "history", "report", "verify", "reproduce"),
 )
 """Commands in the order of the help, which is the order that a newcomer asks in; others follow."""
 

@@ -132,7 +132,10 @@ def _plan(
     from nnkernels.bench.gate import calibration
     from nnkernels.bench.gate.pairs import EFFORTS
     from nnkernels.bench.gate.session import Plan
+    from nnkernels.errors import InputError
 
+    if backends and sides[0].backend is not None:
+        raise InputError("ab: the sides are backends already; leave -b out")
     effort = EFFORTS[preset]
     own = {} if restarts or preset != "default" else calibration.recommended(threads)
     return Plan(
@@ -140,7 +143,7 @@ def _plan(
         preset,
         effort if restarts is None else replace(effort, restarts=restarts),
         expression,
-        _backends(sides, backends),
+        backends_of(backends),
         threads,
         _tolerated(allow),
         own,
@@ -148,17 +151,14 @@ def _plan(
     )
 
 
-def _backends(sides: tuple[Side, Side], text: str) -> list[str]:
+def backends_of(text: str) -> list[str]:
     """Those that were named, or NumPy and, where it works, Numba."""
     from nnkernels import plugins
-    from nnkernels.errors import InputError
     from nnkernels.names import split_names
 
-    named = split_names(text)
-    if named and sides[0].backend is not None:
-        raise InputError("ab: the sides are backends already; leave -b out")
     works = plugins.availability()
-    return named or [name for name in ("numpy", "numba") if works.get(name, "") is None]
+    usual = [name for name in ("numpy", "numba") if works.get(name, "") is None]
+    return split_names(text) or usual
 
 
 def _tolerated(text: str) -> frozenset[str]:

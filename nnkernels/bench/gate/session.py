@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, Protocol
@@ -61,7 +61,7 @@ class Plan:
         threads: CPU threads of every worker, and CPUs that they share.
         tolerated: what may differ between the sides, of ``harness.identify``.
         restarts: of single workloads, by name and backend, where ``effort`` is not for them.
-        inject: slowdowns of B by workload and backend, for calibration.
+        inject: the slowdown of B that is injected into a row, as a fraction, for calibration.
         alone: judge every workload as if it were the only one of its run, for calibration.
         argv: the command line, for the record.
         seed: of every order.
@@ -75,7 +75,7 @@ class Plan:
     threads: int = 1
     tolerated: frozenset[str] = frozenset()
     restarts: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    inject: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    inject: Callable[[Row], float] = lambda row: 0.0
     alone: bool = False
     argv: Sequence[str] = ()
     seed: int = 0
@@ -285,12 +285,7 @@ class Gate:
             return
 
     def _setting_for(self, subjects: Iterable[Subject]) -> Setting:
-        inject = {
-            s.row: slowdown
-            for s in subjects
-            if (slowdown := self.plan.inject.get((s.row.case.workload, s.row.b)))
-        }
-        return replace(self._setting, inject=inject)
+        return replace(self._setting, inject={s.row: self.plan.inject(s.row) for s in subjects})
 
     def _check_again(self, pair: Pair, subjects: Iterable[Subject]) -> None:
         """What ran many times must still be right."""

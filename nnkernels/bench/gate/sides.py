@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,14 @@ def _is_backend(name: str) -> bool:
         return False
 
 
-def _backend_side(name: str) -> Side:
+def own() -> Side:
+    """The running nnkernels."""
     package = Path(nnkernels.__file__).parent
-    return Side(name, "backend", sys.executable, sys.path, package.parent, machine.code(), name)
+    return Side("this", "running", sys.executable, sys.path, package.parent, machine.code())
+
+
+def _backend_side(name: str) -> Side:
+    return replace(own(), label=name, what="backend", backend=name)
 
 
 @dataclass(frozen=True, slots=True)
