@@ -57,7 +57,7 @@ def command(
     Examples:
       nnkernels calibrate
       nnkernels calibrate --quick
-      nnkernels calibrate --aa 60 --inject 10 --each 28 -b numpy -o calibration.json
+      nnkernels calibrate --aa 60 --inject 10 -b numpy -o calibration.json
     """
     from nnkernels.cli._app import check_target
 
