@@ -121,26 +121,26 @@ def measure(
     """
     worker = Worker(settings)
     try:
-        return ask(worker, list(requests(threads, dtypes, effort)), progress)
+        return list(ask(worker, list(requests(threads, dtypes, effort)), progress))
     finally:
         worker.close()
 
 
 def ask(
     worker: Worker, planned: Sequence[Request], progress: Progress | None = None
-) -> list[Ceiling]:
+) -> Iterator[Ceiling]:
     """The ceilings that ``worker`` can measure, one after the other.
 
     Raises:
         CandidateError: the worker was lost, or cannot measure.
     """
-    found = []
     for number, request in enumerate(planned):
         if progress is not None:
             progress(request.label, number, len(planned))
         answer = worker.ask(Found, PATIENCE, "limit", kind=request.kind, **request.arguments)
-        found.append(request.filled(answer))
-    return [ceiling for ceiling in found if ceiling is not None]
+        ceiling = request.filled(answer)
+        if ceiling is not None:
+            yield ceiling
 
 
 def requests(threads: Sequence[int], dtypes: Sequence[str], effort: Effort) -> Iterator[Request]:

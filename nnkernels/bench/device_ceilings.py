@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
+from nnkernels.bench import gpus
 from nnkernels.bench.ceilings import PATIENCE, Progress, Request, ask, empty
 from nnkernels.bench.results import Ceiling
 from nnkernels.bench.workers import Greeting, Settings, Worker
@@ -68,10 +69,21 @@ def measure(
     try:
         hello: dict[str, Any] = {"backend": backend, "baseline": None, "threads": None}
         device = worker.ask(Greeting, PATIENCE, "hello", **hello).device
-        found = ask(worker, list(requests(device, effort)), progress)
+        with gpus.Watch() as watch:
+            found = [
+                _told(ceiling, watch.take())
+                for ceiling in ask(worker, list(requests(device, effort)), progress)
+            ]
     finally:
         worker.close()
     return [*found, *fitted(found)]
+
+
+def _told(ceiling: Ceiling, state: str) -> Ceiling:
+    """A rate of arithmetic with the clocks that it was reached at, where they are known."""
+    if ceiling.what != "gemm_flops" or not state:
+        return ceiling
+    return replace(ceiling, method=f"{ceiling.method}; {state}")
 
 
 def requests(device: str, effort: Effort) -> Iterator[Request]:

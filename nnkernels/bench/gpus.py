@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import statistics
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +25,10 @@ SLOWDOWNS = {
 """Reasons for a lower clock that change what is measured, by NVML's names."""
 
 
+LOOK_SECONDS = 0.1
+"""Between two looks at the clocks."""
+
+
 def gpus() -> list[Gpu]:
     """All GPUs of the machine, whether CUDA shows them or not."""
     with _devices() as (nvml, handles):
@@ -33,6 +39,46 @@ def states() -> list[GpuState]:
     """Of all GPUs, in the order of :func:`gpus`."""
     with _devices() as (nvml, handles):
         return [_state(nvml, handle) for handle in handles]
+
+
+class Watch:
+    """Looks at the clocks again and again within a ``with`` block.
+
+    Only where there is a single GPU: which of several CUDA calls the first one is not known here.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[GpuState] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            found = states()
+            if len(found) != 1:
+                return
+            self._seen += found
+
+    def take(self) -> str:
+        """What was seen since the last time, in words; empty where nothing was."""
+        seen, self._seen = self._seen, []
+        clocks = [state.sm_mhz for state in seen if state.sm_mhz is not None]
+        powers = [state.power_w for state in seen if state.power_w is not None]
+        slowed = sorted({why for state in seen for why in state.throttle})
+        parts = [
+            *([f"SM {statistics.mean(clocks):.0f} MHz"] if clocks else []),
+            *([f"{statistics.mean(powers):.0f} W"] if powers else []),
+            *([f"slowed by {' and '.join(slowed)}"] if slowed else []),
+        ]
+        return ", ".join(parts)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nnkernels.bench import device_ceilings
+from nnkernels.bench import device_ceilings, gpus
 from nnkernels.bench.ceilings import empty
 from nnkernels.bench.device_ceilings import FULL, Effort, fitted, requests
 from nnkernels.bench.harness import device_limits
@@ -47,6 +47,7 @@ def device(needs_nvrtc, kernel_cache, monkeypatch):
             pass
 
     monkeypatch.setattr(device_ceilings, "Worker", InProcess)
+    monkeypatch.setattr(gpus.Watch, "take", lambda self: "SM 1000 MHz")
     return backend.device.name
 
 
@@ -56,7 +57,8 @@ def test_a_device_is_measured(device) -> None:
     assert all(c.value > 0 for c in found if c.unit != "s")
     products = {c.dtype: c for c in found if c.what == "gemm_flops"}
     assert {"float32", "float64"} <= set(products)
-    assert products["float64"].method == "matmul, n=16, median"
+    assert products["float64"].method == "matmul, n=16, median; SM 1000 MHz"
+    assert "SM" not in "".join(c.method for c in found if c.what != "gemm_flops")
     streams = [(c.what, c.array_bytes, c.level) for c in found if c.what[:4] in ("copy", "tria")]
     assert streams == [
         (what, n, "memory") for what in ("copy_bw", "triad_bw") for n in (3072, 6144)

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,6 +111,36 @@ def test_none_where_the_driver_shows_none(monkeypatch, changes) -> None:
 def test_none_without_the_library(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert gpus.gpus() == []
+
+
+def watched(monkeypatch, found) -> str:
+    """What is told after three looks, or as many as there are."""
+    looks = iter([found] * 3)
+    done = threading.Event()
+
+    def states():
+        try:
+            return next(looks)
+        except StopIteration:
+            done.set()
+            return []
+
+    monkeypatch.setattr(gpus, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(gpus, "states", states)
+    with gpus.Watch() as watch:
+        if len(found) == 1:
+            assert done.wait(60)
+        return watch.take()
+
+
+def test_clocks_are_watched(monkeypatch) -> None:
+    state = GpuState(1700, 250.0, ["its power limit"])
+    assert watched(monkeypatch, [state]) == "SM 1700 MHz, 250 W, slowed by its power limit"
+
+
+@pytest.mark.parametrize("found", [[], [GpuState(1, 1.0, [])] * 2, [GpuState(None, None, [])]])
+def test_nothing_is_said_where_nothing_is_known(monkeypatch, found) -> None:
+    assert watched(monkeypatch, found) == ""
 
 
 def test_the_real_library_has_every_name_that_is_used() -> None:
