@@ -25,8 +25,34 @@ from nnkernels.spec import OPERATORS, Array, Op, Params
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
+class Queue(Protocol):
+    """The work that a device does while the host goes on: when it was done, what travels to it."""
+
+    def mark(self) -> Any:
+        """A point in what has been queued."""
+
+    def between(self, first: Any, last: Any) -> float:
+        """Seconds on the device's own clock from one mark to a later one, after waiting for it."""
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An uninitialised NumPy array that copies need not collect first."""
+
+    def upload(self, source: Array, target: Array) -> None:
+        """Queue a copy of a pinned array into one of the device; both are C-contiguous."""
+
+    def download(self, source: Array, target: Array) -> None:
+        """Queue a copy of an array of the device into a pinned one; both are C-contiguous."""
+
+    def flush(self) -> None:
+        """Queue what leaves nothing of other arrays in the device's last cache."""
+
+
 class Device(Protocol):
     """What nnkernels asks of the place where arrays live."""
+
+    @property
+    def queue(self) -> Queue | None:
+        """How its work is timed and fed; None where a kernel is done when it returns."""
 
     @property
     def name(self) -> str:

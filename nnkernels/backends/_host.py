@@ -18,6 +18,7 @@ class HostDevice:
     """Host memory; work is done when a kernel returns."""
 
     name = "cpu"
+    queue = None
 
     def available(self) -> str | None:
         """Always usable."""

@@ -143,11 +143,18 @@ class Times(_Record, frozen=True):
 
 
 class TimesByKind(_Record, frozen=True):
-    """``call``: on the host's clock, waiting for the end; the others are for GPUs."""
+    """``call``: on the host's clock, waiting for the end; the others are for GPUs.
+
+    ``kernel``: on the device's clock, calls queued one behind the other on resident data;
+    ``queued``: what the host needed to queue a call of these; ``graph``: whether each was the
+    launch of one graph. ``e2e``: on the host's clock, with the transfers of inputs and results.
+    """
 
     call: Times | None
     kernel: Times | None = None
     e2e: Times | None = None
+    queued: Times | None = None
+    graph: bool = False
 
 
 class CostRecord(_Record, frozen=True):

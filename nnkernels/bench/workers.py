@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 
 from nnkernels.bench import harness
+from nnkernels.bench.rows import Kind
 
 BOOT = Path(harness.__file__).with_name("__main__.py")
 MAX_LINE = 1 << 20
@@ -84,9 +85,10 @@ class Workloads(msgspec.Struct):
 
 
 class Loaded(msgspec.Struct):
-    """What a reader of the times should know."""
+    """What a reader of the times should know, and which times there are."""
 
     note: str | None
+    kinds: list[Kind] = ["call"]
 
 
 class Primed(msgspec.Struct):
@@ -98,10 +100,16 @@ class Primed(msgspec.Struct):
 
 
 class Sample(msgspec.Struct):
-    """Seconds a call, and whether the CPU ran something else meanwhile."""
+    """Seconds a call, and whether the CPU ran something else meanwhile.
+
+    Of kernel times also the seconds that the host needed to queue a call, and whether a call was
+    the launch of one graph.
+    """
 
     seconds: float
     contended: bool
+    queued: float | None = None
+    graph: bool = False
 
 
 R = TypeVar("R", bound=msgspec.Struct)

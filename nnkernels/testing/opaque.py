@@ -120,6 +120,7 @@ class OpaqueDevice:
 
     def __init__(self) -> None:
         self._queue: list[Callable[[], None]] = []
+        self.queue = OpaqueQueue(self)
 
     @property
     def pending(self) -> int:
@@ -140,7 +141,7 @@ class OpaqueDevice:
         """A copy of the values, after all pending work."""
         if not self.owns(array):
             raise DeviceMismatchError(f"to_numpy: a {type(array).__name__} is not on this device")
-        self.synchronize()
+        self.finish()
         return np.array(array._memory)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -172,6 +173,10 @@ class OpaqueDevice:
 
     def synchronize(self) -> None:
         """Do all pending work, in order."""
+        self.finish()
+
+    def finish(self) -> None:
+        """Do all pending work, in order, whatever ``synchronize`` has been made to do."""
         queue, self._queue = self._queue, []
         for work in queue:
             work()
@@ -184,6 +189,44 @@ class OpaqueDevice:
     def describe(self) -> dict[str, str]:
         """That it is a fake."""
         return {"device": "opaque", "kind": "a fake device for tests"}
+
+
+class OpaqueQueue:
+    """What waits on an :class:`OpaqueDevice`; its clock is the host's, at which the work is done.
+
+    Attributes:
+        flushes: how often its cache, which it does not have, was flushed.
+    """
+
+    def __init__(self, device: OpaqueDevice) -> None:
+        self._device, self.flushes = device, 0
+
+    def mark(self) -> list[float]:
+        """The time, once the queue comes to it."""
+        stamp: list[float] = []
+        self._device.enqueue(lambda: stamp.append(time.perf_counter()))
+        return stamp
+
+    def between(self, first: list[float], last: list[float]) -> float:
+        """Seconds between two marks, after all pending work."""
+        self._device.finish()
+        return last[0] - first[0]
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array like any other."""
+        return np.empty(shape, dtype)
+
+    def upload(self, source: Array, target: Any) -> None:
+        """Queue a copy of what the source holds then."""
+        self._device.enqueue(functools.partial(np.copyto, target._memory, source))
+
+    def download(self, source: Any, target: Array) -> None:
+        """Queue a copy."""
+        self._device.enqueue(functools.partial(np.copyto, target, source._memory))
+
+    def flush(self) -> None:
+        """Count."""
+        self.flushes += 1
 
 
 def opaque_backend() -> Backend:

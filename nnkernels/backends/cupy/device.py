@@ -11,6 +11,7 @@ import numpy as np
 
 from nnkernels.backend import Backend
 from nnkernels.backends.cupy.gpu import Gpu
+from nnkernels.backends.cupy.queue import CudaQueue
 from nnkernels.errors import BackendError, DeviceMemoryError, DeviceMismatchError
 from nnkernels.spec import Array
 
@@ -28,6 +29,7 @@ class CudaDevice:
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
         self.cp = gpu.cp
+        self.queue = CudaQueue(gpu)
 
     @property
     def name(self) -> str:

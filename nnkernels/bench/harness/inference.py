@@ -100,20 +100,36 @@ class PredictionProblem:
 
 
 class PredictionRunner(ProgramRunner):
-    """The prediction Program; its results are the rows of one array."""
+    """The prediction Program; its results are the rows of one array.
 
-    def __init__(self, problem: PredictionProblem, backend: Any) -> None:
+    Args:
+        problem: the prediction.
+        backend: where it runs.
+        resident: whether data and results stay on the device; else every batch travels to it, and
+            after a run the predictions that were made travel back.
+    """
+
+    def __init__(self, problem: PredictionProblem, backend: Any, resident: bool = True) -> None:
         network = problem.network
         model = model_of(network, problem.initial)
         program = nnkernels.nn.lowering.predict_program(model, network.batch, link=model.loss.link)
-        super().__init__(network, CHECKED, backend, model, program)
+        travelling = functools.partial(PredictionRunner, problem, backend, resident=False)
+        super().__init__(network, CHECKED, backend, model, program, travelling)
+        self._resident = resident
         self._result = backend.device.empty((network.rows, network.layers[-1]), np.float32)
-        self._executable.feed(x=backend.asarray(problem.x), prediction=self._result)
+        x = backend.asarray(problem.x) if resident else problem.x
+        self._executable.feed(x=x, prediction=self._result)
 
     def reset(self) -> None:
         """Go back to the first batch; nothing is predicted yet."""
         super().reset()
         self._result[...] = np.nan
+
+    def run(self, loops: int) -> None:
+        """Predict ``loops`` batches."""
+        super().run(loops)
+        if not self._resident:
+            self._backend.to_numpy(self._result[: loops * self._network.batch])
 
     def outputs(self) -> list[Any]:
         """Predictions of the checked batches, stacked."""

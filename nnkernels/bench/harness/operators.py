@@ -19,6 +19,7 @@ import numpy as np
 import nnkernels
 
 from .poison import legible, poison
+from .queued import Queued, Timed, TravellingCall, time_calls
 from .workload import GATE, MAIN, Agreement, Case, Cost, Preset, Runner, rate_of
 
 Sizes = Mapping[str, Any]
@@ -296,6 +297,8 @@ class OperatorRunner:
             out = {}
         self._call = nnkernels.bind(op, *self._arrays, backend=backend, **out, **problem.params)
         self.note = _fallback_note(backend, op, problem.params)
+        self._queue = getattr(backend.device, "queue", None)
+        self.queued = Queued(self._time, self._travelling) if self._queue else None
 
     def reset(self) -> None:
         """Put back what is updated in place; fill the outputs with what must not remain."""
@@ -305,17 +308,31 @@ class OperatorRunner:
             out[...] = self._backend.asarray(poison(out.shape, np.dtype(out.dtype)))
 
     def run(self, loops: int) -> None:
-        """Call the kernel ``loops`` times."""
-        call = self._call
+        """Call the kernel ``loops`` times, and wait for the end of each."""
+        call, wait = self._call, self._backend.device.synchronize
         with np.errstate(all="ignore"):
-            for _ in itertools.repeat(None, loops):
-                call()
-            self._backend.device.synchronize()
+            if self._queue is None:
+                for _ in itertools.repeat(None, loops):
+                    call()
+            else:
+                for _ in itertools.repeat(None, loops):
+                    call()
+                    wait()
+
+    def _time(self, loops: int, cold: bool) -> Timed:
+        return time_calls(self._queue, self._call, loops, cold)
+
+    def _travelling(self) -> Runner:
+        inputs = list(zip(self._problem.inputs, self._arrays, strict=True))
+        return TravellingCall(self._backend, self._call, inputs, self._results)
 
     def outputs(self) -> list[Any]:
         """Outputs, then what was updated in place."""
-        results = [*self._outs, *(self._arrays[at] for at in self._updated)]
-        return [legible(self._backend.to_numpy(r)) for r in results]
+        return [legible(self._backend.to_numpy(r)) for r in self._results]
+
+    @property
+    def _results(self) -> list[Any]:
+        return [*self._outs, *(self._arrays[at] for at in self._updated)]
 
 
 def _fallback_note(backend: Any, op: Any, params: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import nnkernels.nn
 import nnkernels.program
 
 from .networks import Network
+from .queued import Queued, Timed
+from .workload import Runner
 
 
 def model_of(network: Network, initial: Sequence[tuple[Any, Any]]) -> Any:
@@ -33,7 +35,15 @@ class ProgramRunner:
 
     note: str | None = None
 
-    def __init__(self, network: Network, checked: int, backend: Any, model: Any, program: Any):
+    def __init__(
+        self,
+        network: Network,
+        checked: int,
+        backend: Any,
+        model: Any,
+        program: Any,
+        travelling: Callable[[], Runner],
+    ) -> None:
         self.checked = checked
         self._network, self._backend = network, backend
         self._state = nnkernels.program.State(program.layout, backend.device)
@@ -42,6 +52,9 @@ class ProgramRunner:
         self._state.set("schedule", np.full(1, network.learning_rate))
         self._start = self._state.snapshot()
         self._executable = backend.bind(program, self._state)
+        self._queue: Any = getattr(backend.device, "queue", None)
+        timed = self._queue is not None and hasattr(self._executable, "timed")
+        self.queued = Queued(self._time, travelling) if timed else None
 
     def reset(self) -> None:
         """Put back the State of the start."""
@@ -49,15 +62,35 @@ class ProgramRunner:
 
     def run(self, loops: int) -> None:
         """Run ``loops`` steps, from the first batch again after the last."""
-        state, executable, batch = self._state, self._executable, self._network.batch
-        batches = self._network.rows // batch
         while loops:
-            done = int(state.number("row")) // batch
-            if done == batches:
-                state.set("row", 0)
-                done = 0
-            steps = min(loops, batches - done)
-            if executable.run(steps) != steps:
-                raise ArithmeticError(f"{self._network.name}: the loss is not finite")
+            steps = min(loops, self._steps_left())
+            if self._executable.run(steps) != steps:
+                raise self._diverged()
             loops -= steps
         self._backend.device.synchronize()
+
+    def _steps_left(self) -> int:
+        """Steps up to the end of the data, at which it starts over."""
+        batch = self._network.batch
+        batches, done = self._network.rows // batch, int(self._state.number("row")) // batch
+        if done == batches:
+            self._state.set("row", 0)
+            done = 0
+        return batches - done
+
+    def _diverged(self) -> ArithmeticError:
+        return ArithmeticError(f"{self._network.name}: the loss is not finite")
+
+    def _time(self, loops: int, cold: bool) -> Timed:
+        """Time ``loops`` steps, in as few queues as the data allow; cold, in one each."""
+        seconds = queued = 0.0
+        done, graph = 0, True
+        while done < loops:
+            if cold:
+                self._queue.flush()
+            found = self._executable.timed(min(1 if cold else loops - done, self._steps_left()))
+            if not found.steps:
+                raise self._diverged()
+            done, graph = done + found.steps, graph and found.graph
+            seconds, queued = seconds + found.seconds, queued + found.queued
+        return Timed(seconds / done, queued / done, graph)

@@ -128,18 +128,27 @@ def _rounding(weights: Any, steps: int) -> float:
 
 
 class TrainingRunner(ProgramRunner):
-    """The training step's Program."""
+    """The training step's Program.
 
-    def __init__(self, problem: TrainingProblem, backend: Any) -> None:
+    Args:
+        problem: the step.
+        backend: where it runs.
+        resident: whether the data are on the device; else every batch travels to it. What a step
+            brings back, its counters, travels in either case.
+    """
+
+    def __init__(self, problem: TrainingProblem, backend: Any, resident: bool = True) -> None:
         network = problem.network
         model = model_of(network, problem.initial)
         program = nnkernels.nn.lowering.train_program(model, network.batch, _step(problem))
-        super().__init__(network, network.checked, backend, model, program)
+        travelling = functools.partial(TrainingRunner, problem, backend, resident=False)
+        super().__init__(network, network.checked, backend, model, program, travelling)
         self._names = [
             n for kind in ("weight", "bias") for n in model.parameters if n.endswith(kind)
         ]
         y = problem.data.labels if network.takes_labels else problem.data.y
-        self._executable.feed(x=backend.asarray(problem.data.x), y=backend.asarray(y))
+        place = backend.asarray if resident else np.asarray
+        self._executable.feed(x=place(problem.data.x), y=place(y))
 
     def outputs(self) -> list[Any]:
         """Weights after the checked steps, and the mean of the losses that every step added up."""

@@ -30,13 +30,22 @@ import numpy as np
 import nnkernels
 
 from . import device_limits, limits
+from .eviction import Eviction
 from .registry import add, cases
 from .sweeps import sweep
-from .timing import Track, elapsed, held_to, prime, settle, take
+from .timing import Track, elapsed, held_to, prime, settle, take, take_cold
 from .workload import GATE, Case, Problem
 
 Reply = tuple[dict[str, Any], Sequence[Any]]
 """What is sent: names with values, and arrays."""
+
+TIMES = ["call", "kernel", "e2e"]
+"""What can be sampled on a device with a queue."""
+
+MOST_QUEUED = 512
+"""Calls that are queued at once: more might have to wait for room in the queue."""
+
+walk = functools.lru_cache(maxsize=1)(Eviction)
 
 
 def run(requests: int, replies: int, life: int, workloads: Sequence[str]) -> None:
@@ -161,8 +170,7 @@ class Server:
         self._baseline: str | None = None
         self._threads: int | None = None
         self._hold = True
-        self._track: Track | None = None
-        self._first: float | None = None
+        self._tracks: dict[str, Track] = {}
 
     def answer(self, request: dict[str, Any]) -> Reply:
         """Do what is asked.
@@ -218,53 +226,94 @@ class Server:
 
     def _begin(self, problem: Problem) -> Reply:
         """Bind a workload; what was loaded before goes first."""
-        self._track = self._first = None
+        self._tracks.clear()
         if self._backend is not None:
             runner = problem.runner(self._backend)
         else:
             runner = problem.baseline(str(self._baseline))
-        self._track = Track(runner, self._threads if self._hold else None)
-        return {"note": runner.note}, ()
+        self._tracks["call"] = Track(runner, self._held)
+        queued = getattr(runner, "queued", None)
+        return {"note": runner.note, "kinds": ["call"] if queued is None else TIMES}, ()
 
     @property
-    def _loaded(self) -> Track:
-        if self._track is None:
-            raise ValueError("no workload is loaded")
-        return self._track
+    def _held(self) -> int | None:
+        """Threads that the BLAS libraries are held to while something is timed."""
+        return self._threads if self._hold else None
 
-    def _check(self) -> Reply:
+    def _track(self, kind: str) -> Track:
+        """The runner of a kind of time; the one with transfers is made when it is first needed."""
+        if not self._tracks:
+            raise ValueError("no workload is loaded")
+        if kind == "e2e" and kind not in self._tracks:
+            runner: Any = self._tracks["call"].runner
+            self._tracks[kind] = Track(runner.queued.travelling(), self._held)
+        return self._tracks["e2e" if kind == "e2e" else "call"]
+
+    def _check(self, kind: str = "call") -> Reply:
         """Run the checked calls from the start; the outputs are the reply's arrays."""
-        track = self._loaded
+        track = self._track(kind)
         runner = track.runner
         runner.reset()
         with held_to(track.threads):
             first = elapsed(runner, 1)
             runner.run(runner.checked - 1)
-        if self._first is None:
-            self._first, track.prime_calls = first, runner.checked
+        if track.first is None:
+            track.first, track.prime_calls = first, runner.checked
         return {}, runner.outputs()
 
-    def _prime(self, limit: float) -> Reply:
+    def _prime(self, limit: float, kind: str = "call") -> Reply:
         """Prime, from the start, and estimate the loops of a sample."""
-        track = self._loaded
+        track = self._track(kind)
         track.runner.reset()
-        if self._first is None:
-            self._first, track.prime_calls = elapsed(track.runner, 1), 1
-        prime(track, self._first, limit)
+        if track.first is None:
+            track.first, track.prime_calls = elapsed(track.runner, 1), 1
+        prime(track, track.first, limit)
         settle(self._threads)
         primed = {"loops": track.loops, "calls": track.prime_calls, "compile_s": track.compile_s}
         return primed, ()
 
-    def _sample(self, loops: int, inject: float = 0.0) -> Reply:
+    def _sample(
+        self, loops: int, inject: float = 0.0, kind: str = "call", cold: int = 0
+    ) -> Reply:
         """Take one sample of ``loops`` calls; reply when no thread of this process works.
 
         With ``inject`` the sample is that of code slower by this fraction: as many more calls are
-        made, to the nearest whole one, so that it is as long and as noisy.
+        made, to the nearest whole one, so that it is as long and as noisy. With ``cold`` so many
+        bytes are walked over before every call, or the device's cache is flushed.
         """
-        seconds, contended = take(self._loaded, round(loops * (1 + inject)))
+        track, made = self._track(kind), round(loops * (1 + inject))
+        if kind == "kernel":
+            return self._sample_kernel(track, min(made, MOST_QUEUED), 1 + inject, bool(cold)), ()
+        if cold:
+            seconds, contended = take_cold(track, made, self._eviction(cold))
+        else:
+            seconds, contended = take(track, made)
         seconds *= 1 + inject
         settle(self._threads)
         return {"seconds": seconds, "contended": contended}, ()
+
+    def _sample_kernel(self, track: Track, loops: int, slower: float, cold: bool) -> dict[str, Any]:
+        runner: Any = track.runner
+        timed = runner.queued.time(loops, cold)
+        return {
+            "seconds": timed.seconds * slower,
+            "contended": False,
+            "queued": timed.queued * slower,
+            "graph": timed.graph,
+        }
+
+    def _eviction(self, nbytes: int) -> Callable[[], None]:
+        """What empties the caches of the device that this candidate runs on."""
+        device = None if self._backend is None else self._backend.device
+        queue = getattr(device, "queue", None)
+        if device is None or queue is None:
+            return walk(nbytes)
+
+        def flush() -> None:
+            queue.flush()
+            device.synchronize()
+
+        return flush
 
     def _limit(
         self, kind: str, rounds: int, budget: float, on: str = "cpu", **request: Any

@@ -58,6 +58,8 @@ class Runner(Protocol):
     Attributes:
         checked: how many loops after a ``reset`` the result is compared after.
         note: what a reader of the times should know; None when there is nothing.
+
+    A runner on a device with a queue also has an attribute ``queued``, see ``queued.py``.
     """
 
     checked: int

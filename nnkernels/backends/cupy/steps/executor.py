@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from nnkernels.backend import Backend
 from nnkernels.backends.cupy.device import gpu_of
@@ -30,6 +30,22 @@ from nnkernels.program import Instruction, Program, State
 from nnkernels.spec import Array
 
 Read = TypeVar("Read")
+
+
+class Timed(NamedTuple):
+    """Steps between two events.
+
+    Attributes:
+        steps: how many were completed.
+        seconds: on the device's clock, from before the first to after the last.
+        queued: seconds after which the host had queued them.
+        graph: whether each was the launch of one graph.
+    """
+
+    steps: int
+    seconds: float
+    queued: float
+    graph: bool
 
 
 class StepExecutable:
@@ -243,6 +259,18 @@ class StepExecutable:
         )
 
     # --- looking into it -----------------------------------------------------------------------
+
+    def timed(self, steps: int) -> Timed:
+        """Run up to ``steps`` steps as :meth:`run` does, as many as it queues at once."""
+        with self._alone():
+            steps = self._next_chunk(self._steps_in_data(steps))
+            first, began = self._stream.record(), time.perf_counter()
+            for number in range(steps):
+                self._step(self._counters.row + number * self._counters.advance)
+            queued, last = time.perf_counter() - began, self._stream.record()
+            completed = self._read("what was queued", lambda: self._counters.read_after(steps))
+        seconds = self._gpu.cp.cuda.get_elapsed_time(first, last) / 1e3
+        return Timed(completed, seconds, queued, self._graph is not None)
 
     def profile(self, steps: int) -> list[tuple[Instruction, float]]:
         """Run up to ``steps`` steps; for every launch its instruction and the seconds in all.

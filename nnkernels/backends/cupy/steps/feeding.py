@@ -7,13 +7,13 @@ side from overwriting what the other still needs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from nnkernels.backends.cupy.device import CudaDevice
+from nnkernels.backends.cupy.queue import pinned
 from nnkernels.spec import Array
 
 
@@ -30,15 +30,10 @@ class _Buffer:
         cp = device.gpu.cp
         self.row: int | None = None
         self.copied, self.moved = (cp.cuda.Event(disable_timing=True) for _ in range(2))
-        self.pinned = {n: _pinned(cp, a.shape, a.dtype) for n, a in targets.items()}
+        self.pinned = {n: pinned(cp, a.shape, a.dtype) for n, a in targets.items()}
         self.device: dict[str, Any] = {
             n: device.empty(a.shape, a.dtype) for n, a in targets.items()
         }
-
-
-def _pinned(cp: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    memory = cp.cuda.alloc_pinned_memory(max(math.prod(shape) * dtype.itemsize, 1))
-    return np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
 
 
 class HostRows:
