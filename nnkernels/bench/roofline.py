@@ -20,12 +20,18 @@ from typing import NamedTuple, Protocol
 from msgspec.structs import replace
 
 from nnkernels.bench.harness.workload import COMPUTE_BOUND
-from nnkernels.bench.results import Ceiling, Result
+from nnkernels.bench.results import Ceiling, Result, TimesByKind
 from nnkernels.errors import InputError
 from nnkernels.names import parse_backend
 
 COMPUTE = "compute"
 """Name of the bound of arithmetic; those of traffic are the levels of memory."""
+
+LAUNCHES = "launches"
+"""Name of the bound where a device waits for the host; then nothing is said of its peak."""
+
+LAUNCH_SHARE = 0.8
+"""Of the kernel time, from which on the host's queueing is its bound."""
 
 TOLERANCE = 1.05
 """A rate of more than so many times its ceiling is impossible."""
@@ -115,24 +121,38 @@ def _time(work: float, ceiling: Ceiling | None) -> tuple[float, str]:
     return work / ceiling.value, COMPUTE if ceiling.unit == "FLOP/s" else ceiling.level or MEMORY
 
 
+def impossible_times(times: TimesByKind) -> str | None:
+    """What is wrong where a kernel took longer than the call that contains it, beyond the noise."""
+    kernel, call = times.kernel, times.call
+    if not (kernel and call) or kernel.ci[0] <= TOLERANCE * call.ci[1]:
+        return None
+    return (
+        f"impossible times: the kernel took {kernel.median:.3g} s, the call that contains it "
+        f"{call.median:.3g} s; missing synchronisation"
+    )
+
+
+def launch_bound(times: TimesByKind) -> bool:
+    """Whether the host needed most of the time to queue the calls: the device waited for it."""
+    kernel, queued = times.kernel, times.queued
+    return bool(kernel and queued and queued.median >= LAUNCH_SHARE * kernel.median)
+
+
 def judged(result: Result, ceilings: Sequence[Ceiling]) -> Result:
     """``result`` with its fraction of the peak and its bound; failed where it is impossible.
 
     A GPU's row is judged by its kernel time where there is one, which cannot be longer than the
     call. Rows without times, or without ceilings to compare with, are returned as they are.
     """
-    kernel, call = result.times.kernel, result.times.call
-    times = kernel or call
+    times = result.times.kernel or result.times.call
     if times is None:
         return result
-    if kernel and call and kernel.median > TOLERANCE * call.median:
-        reason = (
-            f"impossible times: the kernel took {kernel.median:.3g} s, the call that contains it "
-            f"{call.median:.3g} s; missing sync"
-        )
+    if reason := impossible_times(result.times):
         return replace(result, status="failed", reason=reason)
     if not ceilings:
         return result
+    if launch_bound(result.times):
+        return replace(result, rates=replace(result.rates, pct_peak=None, bound=LAUNCHES))
     found = judge(
         result.cost,
         times.median,

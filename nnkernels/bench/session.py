@@ -12,7 +12,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from nnkernels import errors, plugins
-from nnkernels.bench import machine, results
+from nnkernels.bench import machine, results, roofline
 from nnkernels.bench.harness import (
     Agreement,
     Case,
@@ -39,6 +39,9 @@ from nnkernels.errors import BackendError, BackendUnavailableError, NnkernelsErr
 
 REFERENCE = "reference"
 """The oracle: measured only when it is named."""
+
+LARGE_CACHE = 64 << 20
+"""Bytes taken for the last cache where the system does not tell it."""
 
 PATIENCE = 120.0
 """Seconds, or the budget where that is more, after which a worker that does not answer is killed.
@@ -89,6 +92,7 @@ class Plan:
         argv: the command line, for the record.
         seed: of the order in which candidates take turns.
         cpus: the only CPUs that candidates may use; None leaves the system's choice.
+        cold: whether the caches are emptied before every call.
     """
 
     cases: Sequence[Case]
@@ -100,6 +104,7 @@ class Plan:
     argv: Sequence[str] = ()
     seed: int = 0
     cpus: Collection[int] | None = None
+    cold: bool = False
 
     @property
     def baselines(self) -> list[str]:
@@ -137,6 +142,7 @@ class Candidate:
         self.patience = plan.patience
         self.retired: CandidateError | None = None
         self.device = "cpu"
+        self.cold = plan.cold
         self._threads = plan.threads
         self._settings = WorkerSettings(cpus=plan.cpus)
         self._worker: Worker | None = None
@@ -246,7 +252,8 @@ class Session:
 
     def __post_init__(self) -> None:
         plan = self.plan
-        self._recorder = Recorder(plan.argv, plan.seed, plan.effort.budget, plan.threads)
+        cache: Literal["warm", "cold"] = "cold" if plan.cold else "warm"
+        self._recorder = Recorder(plan.argv, plan.seed, plan.effort.budget, plan.threads, cache)
         self._rng = np.random.default_rng(plan.seed)
 
     def run(self) -> None:
@@ -322,12 +329,13 @@ class Trial:
     def __init__(self, case: Case, number: int, candidate: Candidate) -> None:
         self.case = case
         self._number, self._candidate = number, candidate
+        self._cold = _evicted_bytes() if candidate.cold else 0
         self._agreement: Agreement | None = None
         self._status: Literal["ok", "failed", "incorrect"] = "ok"
         self._reason: str | None = None
-        self._primed = Primed(0, 0, 0.0)
-        self._samples: list[float] = []
-        self._contended = 0
+        self._kinds: Sequence[Kind] = ()
+        self._primed: dict[Kind, Primed] = {}
+        self._samples: dict[Kind, list[Sample]] = {}
 
     @contextlib.contextmanager
     def _trying(self) -> Iterator[None]:
@@ -360,29 +368,45 @@ class Trial:
         if self.ok:
             with self._trying():
                 worker, patience = self._candidate.worker, self._candidate.patience
-                note = worker.receive(Loaded, patience).note
+                loaded = worker.receive(Loaded, patience)
+                self._kinds = loaded.kinds
                 self._check(problem)
                 if self.ok:
-                    self._reason = note
-                    self._primed = worker.ask(Primed, patience, "prime", limit=limit)
+                    self._reason = loaded.note
+                    for kind in self._runners:
+                        primed = worker.ask(Primed, patience, "prime", limit=limit, kind=kind)
+                        self._primed[kind] = primed
+
+    @property
+    def _runners(self) -> list[Kind]:
+        """Kinds of time that have a way to run of their own; kernels run as in a call."""
+        return [kind for kind in self._kinds if kind != "kernel"]
 
     def _check(self, problem: Problem) -> None:
-        """Compare what the checked calls give with the reference."""
+        """Compare what the checked calls give with the reference, in every way to run."""
         candidate = self._candidate
-        with garbage():
-            found = problem.agreement(candidate.worker.ask_arrays(candidate.patience, "check"))
-        self._agreement = found
-        if not found.ok:
-            self._status, self._reason = "incorrect", found.reason
+        for kind in self._runners:
+            with garbage():
+                arrays = candidate.worker.ask_arrays(candidate.patience, "check", kind=kind)
+                found = problem.agreement(arrays)
+            self._agreement = found
+            if not found.ok:
+                where = " (with transfers)" if kind == "e2e" else ""
+                self._status, self._reason = "incorrect", f"{found.reason}{where}"
+                return
 
     def sample(self) -> None:
-        """Take a sample."""
+        """Take a sample of every kind."""
         if self.ok:
             with self._trying():
-                candidate, loops = self._candidate, self._primed.loops
-                found = candidate.worker.ask(Sample, candidate.patience, "sample", loops=loops)
-                self._samples.append(found.seconds)
-                self._contended += found.contended
+                candidate = self._candidate
+                for kind in self._kinds:
+                    loops = self._primed["e2e" if kind == "e2e" else "call"].loops
+                    request = {"loops": 1 if self._cold else loops, "kind": kind}
+                    found = candidate.worker.ask(
+                        Sample, candidate.patience, "sample", **request, cold=self._cold
+                    )
+                    self._samples.setdefault(kind, []).append(found)
 
     def check_again(self, problem: Problem) -> None:
         """Compare once more after timing: what ran many times must still be right."""
@@ -392,15 +416,26 @@ class Trial:
 
     def samples(self, kind: Kind) -> Sequence[float]:
         """Seconds a call, in the order in which they were taken; none of what has no such time."""
-        return self._samples if kind == "call" else ()
+        return [sample.seconds for sample in self._samples.get(kind, ())]
 
     @property
     def done(self) -> bool:
         """Whether no more samples are needed."""
-        return not self.ok or self._times().converged
+        return not self.ok or all(self._times(kind).converged for kind in self._kinds)
 
-    def _times(self) -> results.Times:
-        return summarise(self._samples, self._contended, self._number)
+    def _times(self, kind: Kind) -> results.Times:
+        contended = sum(sample.contended for sample in self._samples[kind])
+        return summarise(self.samples(kind), contended, self._number)
+
+    def _times_by_kind(self) -> results.TimesByKind:
+        found = {kind: self._times(kind) for kind in self._kinds}
+        kernels = self._samples.get("kernel", ())
+        queued = [sample.queued for sample in kernels if sample.queued is not None]
+        return results.TimesByKind(
+            **{"call": None, **found},
+            queued=summarise(queued, 0, self._number) if queued else None,
+            graph=bool(kernels) and all(sample.graph for sample in kernels),
+        )
 
     def result(self) -> results.Result:
         """The row."""
@@ -411,16 +446,19 @@ class Trial:
             row = replace(row, correctness=correctness)
         if not self.ok:
             return row
-        times = self._times()
-        return replace(
+        times, primed = self._times_by_kind(), self._primed["call"]
+        assert times.call is not None
+        row = replace(
             row,
             device=self._candidate.device,
-            compile_s=self._primed.compile_s,
-            prime_calls=self._primed.calls,
-            loops=self._primed.loops,
-            times=results.TimesByKind(times),
-            rates=_rates(self.case, times.median),
+            compile_s=primed.compile_s,
+            prime_calls=primed.calls,
+            loops=1 if self._cold else primed.loops,
+            times=times,
+            rates=_rates(self.case, times),
         )
+        impossible = roofline.impossible_times(times)
+        return replace(row, status="failed", reason=impossible) if impossible else row
 
 
 @contextlib.contextmanager
@@ -432,6 +470,11 @@ def garbage() -> Iterator[None]:
         raise
     except (ValueError, TypeError) as error:
         raise WorkerLostError(f"its process answered garbage: {error}") from error
+
+
+def _evicted_bytes() -> int:
+    """Twice the last cache of this machine, or of a large one where the system does not tell."""
+    return 2 * max([cache.nbytes for cache in machine.caches()], default=LARGE_CACHE)
 
 
 def _row(case: Case, name: str, status: Any, reason: str | None) -> results.Result:
@@ -457,7 +500,14 @@ def _row(case: Case, name: str, status: Any, reason: str | None) -> results.Resu
     )
 
 
-def _rates(case: Case, median: float) -> results.Rates:
-    cost = case.cost
-    flop_s = cost.flop / median if cost.flop else None
-    return results.Rates(flop_s, cost.bytes / median, cost.items / median)
+def _rates(case: Case, times: results.TimesByKind) -> results.Rates:
+    """Rates of a kernel where there is one, else of a call."""
+    measured = times.kernel or times.call
+    assert measured is not None
+    cost, median = case.cost, measured.median
+    return results.Rates(
+        flop_s=cost.flop / median if cost.flop else None,
+        byte_s=cost.bytes / median,
+        item_s=cost.items / median,
+        bound=roofline.LAUNCHES if roofline.launch_bound(times) else None,
+    )

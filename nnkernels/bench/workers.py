@@ -88,7 +88,7 @@ class Loaded(msgspec.Struct):
     """What a reader of the times should know, and which times there are."""
 
     note: str | None
-    kinds: list[Kind] = ["call"]
+    kinds: tuple[Kind, ...] = ("call",)
 
 
 class Primed(msgspec.Struct):

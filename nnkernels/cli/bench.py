@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -49,6 +49,10 @@ def command(
         float | None,
         typer.Option(min=0.01, max=86400, metavar="SECONDS", help="Time to spend, about."),
     ] = None,
+    cache: Annotated[
+        Literal["warm", "cold"],
+        typer.Option(help="Whether a call finds its data in the caches; cold times single calls."),
+    ] = "warm",
     workloads: Workloads = None,
     output: Annotated[
         Path | None,
@@ -60,7 +64,9 @@ def command(
     Every candidate runs in a process of its own, and takes turns with the others. It is first
     compared with a float64 reference; one that disagrees is not timed (exit code 1). Without -k
     your own workloads are run, or the training steps W1 to W4 and a few operators. 'textbook' is
-    plain NumPy training code as the textbooks write it, for comparison.
+    plain NumPy training code as the textbooks write it, for comparison. A GPU has three times:
+    'kernel' by its own clock, with the data in place ('graph' where a step is one CUDA graph);
+    'call' from a launch until its end is seen; 'e2e' with inputs and results travelling.
 
     \b
     Examples:
@@ -69,13 +75,14 @@ def command(
       nnkernels bench -k "train and not W3" --preset quick -o run.json
       nnkernels bench -b "numpy,numpy[relu=mypkg.kernels:relu]" -k relu
       nnkernels bench --workloads mine.py
+      nnkernels bench --cache cold -k "relu or adam"
     """
     from nnkernels.bench.session import Session, hired
     from nnkernels.cli._render import Bar
 
     _check_output(output)
     add_workloads(workloads)
-    plan = _plan(expression, backends, preset, threads, time_budget)
+    plan = replace(_plan(expression, backends, preset, threads, time_budget), cold=cache == "cold")
     with hired(plan) as crew, Bar(len(plan.cases)) as bar:
         report = Report(plan, bar)
         session = Session(plan, crew, report)
@@ -145,7 +152,8 @@ class Report:
     def finish(self, case: Case, found: Sequence[Result]) -> None:
         """Print the rows of one workload."""
         first = not self._times
-        self._times[case.id] = {r.backend: r.times.call for r in found if r.times.call}
+        timed = [r for r in found if r.status == "ok" and r.times.call]
+        self._times[case.id] = {r.backend: r.times.call for r in timed if r.times.call}
         with self._bar.paused():
             self._print(case, found, header=first)
 
@@ -153,13 +161,27 @@ class Report:
         if header:
             self._console.print(self._table(header=True))
         title = f"{case.workload}  {case.size}  {case.dtype}  {_threads(self._plan.threads)}"
+        title += "  cold caches" if self._plan.cold else ""
         self._console.print(title, style="bold", soft_wrap=True)
         for result in found:
-            if result.times.call:
-                self._print_row(_label(result), _cells(case, result, self._times[case.id]))
+            if result.status == "ok":
+                self._print_times(case, result)
             elif result.status != "skipped":
-                line = f"  {result.backend}: {result.status.upper()}, not timed: {result.reason}"
+                timed = "" if result.times.call else ", not timed"
+                line = f"  {result.backend}: {result.status.upper()}{timed}: {result.reason}"
                 self._console.print(line, style="red", soft_wrap=True)
+
+    def _print_times(self, case: Case, result: Result) -> None:
+        """A row for every kind of time, and a remark where a device waits for its host."""
+        from nnkernels.bench import roofline
+        from nnkernels.cli._render import print_wrapped
+
+        label = _label(result)
+        for name, times, rate in _kinds(case, result):
+            self._print_row(f"{label}{name}", _cells(times, rate, self._times[case.id]))
+            label = "  "
+        if roofline.launch_bound(result.times):
+            print_wrapped(f"  {result.backend}: {_launch_bound(result)}", indent=4)
 
     def _print_row(self, label: str, cells: Sequence[str]) -> None:
         """One row; a label that is too long for its column stands on a line of its own."""
@@ -226,17 +248,42 @@ def _label(result: Result) -> str:
     return f"  {result.backend}{f' ({result.reason})' if result.reason else ''}"
 
 
-def _cells(case: Case, result: Result, found: TimesByName) -> list[str]:
+def _kinds(case: Case, result: Result) -> Iterator[tuple[str, Times, str]]:
+    """What each kind of time is called, the time, and the rate where it is told."""
+    found, rate = result.times, _rate(case, result)
+    if found.kernel is None:
+        assert found.call is not None
+        yield "", found.call, rate
+        return
+    kernel = " graph" if found.graph else " kernel"
+    for name, times in ((kernel, found.kernel), (" call", found.call), (" e2e", found.e2e)):
+        if times is not None:
+            yield name, times, rate
+        rate = ""
+
+
+def _launch_bound(result: Result) -> str:
+    """What a device's waiting for its host means for the row."""
+    from nnkernels.bench.text import duration
+
+    kernel, queued = result.times.kernel, result.times.queued
+    assert kernel is not None and queued is not None
+    how = " as the replay of a graph" if result.times.graph else ""
+    return (
+        f"launch-bound: the host takes {duration(queued.median)} to queue a call, the device ends "
+        f"one every {duration(kernel.median)}{how}; the rate says nothing of the device's peak"
+    )
+
+
+def _cells(times: Times, rate: str, found: TimesByName) -> list[str]:
     from nnkernels.bench.statistics import half_width
     from nnkernels.cli._render import digits, duration
 
-    times = result.times.call
-    assert times is not None
     return [
         duration(times.median),
         f"{digits(100 * half_width(times.ci, times.median))} %",
         str(len(times.samples)),
-        _rate(case, result),
+        rate,
         _ratio(found, "numpy", times),
         _ratio(found, "textbook", times),
     ]

@@ -42,7 +42,7 @@ def test_a_conversation() -> None:
     assert hello["identity"]["file"] == nnkernels.__file__
     assert hello["identity"] == worker.identify()
     assert hello["device"] == nnkernels.get_backend("numpy").device.name
-    assert load == {"note": None}
+    assert load == {"note": None, "kinds": ["call"]}
     assert RELU.make().agreement(found).ok
     assert RELU.make().agreement(again).ok
     assert primed["loops"] >= 1
@@ -151,7 +151,7 @@ class Counted:
 @pytest.mark.parametrize(("loops", "calls"), [(1, 1), (3, 3), (10, 12)])
 def test_an_injected_slowdown_is_exact_whatever_the_loops(monkeypatch, loops, calls) -> None:
     server, runner = worker.Server(), Counted()
-    server._track = worker.Track(runner)
+    server._tracks["call"] = worker.Track(runner)
     monkeypatch.setattr(worker, "take", lambda track, n: (track.runner.run(n) or 1.0, False))
     reply, _ = server.answer({"do": "sample", "loops": loops, "inject": 0.15})
     assert reply["seconds"] == pytest.approx(1.15)

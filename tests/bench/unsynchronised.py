@@ -28,4 +28,28 @@ def hasty():
 
     device.synchronize = lambda: None
     device.to_numpy = to_numpy
+    device.queue = None  # without a clock of its own only the rate tells
+    return made
+
+
+@backend("hasty_with_a_clock")
+def hasty_with_a_clock():
+    """Forgets to wait unless something travels, but its own clock knows when the work was done."""
+    made = opaque_backend()
+    device, download = made.device, made.device.queue.download
+
+    def download_at_once(source, target):
+        download(source, target)
+        device.finish()
+
+    device.synchronize = lambda: None
+    device.queue.download = download_at_once
+    return made
+
+
+@backend("losing")
+def losing():
+    """Its results never travel back."""
+    made = opaque_backend()
+    made.device.queue.download = lambda source, target: None
     return made

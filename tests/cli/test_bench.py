@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from nnkernels import plugins
-from nnkernels.bench import results
+from nnkernels.bench import harness, results
+from nnkernels.cli import bench
 from nnkernels.cli._app import run
 
 ROOT = Path(__file__).parents[2]
@@ -250,3 +251,70 @@ def test_an_interrupted_run_leaves_no_process_and_a_partial_file(
         document = json.loads(path.read_text())
         assert document["complete"] is False
         assert document["results"]
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Fake devices, for workers; what a test adds is gone after it."""
+    from nnkernels.bench.harness import registry
+
+    for where, name in ((registry, "_added"), (plugins, "_registered"), (plugins, "_loaded")):
+        monkeypatch.setattr(where, name, dict(getattr(where, name)))
+    harness.add(Path(PLANTED) / "unsynchronised.py")
+
+
+def test_three_times_of_a_device(devices, capsys) -> None:
+    assert run([*QUICK, "-k", RELU, "-b", "numpy,waiting", "--threads", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines[2:6]]
+    assert [row[0:2] for row in rows[1:2]] == [["waiting", "kernel"]]
+    assert [row[0] for row in rows[2:]] == ["call", "e2e"]
+    assert "B/s" in lines[3] and "B/s" not in lines[4] and "B/s" not in lines[5]
+    assert all(re.search(r"\d\.\d\dx", line) for line in lines[2:6])
+
+
+def test_a_device_that_nobody_waits_for_makes_the_run_incomplete(devices, capsys) -> None:
+    assert run([*QUICK, "-k", RELU, "-b", "hasty_with_a_clock"]) == 3
+    out = capsys.readouterr().out
+    assert "hasty_with_a_clock: FAILED: impossible times: the kernel took " in out
+
+
+def test_cold_caches_are_said_and_recorded(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "run.json"
+    cold = ["--cache", "cold", "--threads", "1", "-o", str(path)]
+    assert run([*QUICK, "-k", RELU, "-b", "numpy", *cold]) == 0
+    assert "  1 thread  cold caches" in capsys.readouterr().out
+    record = results.read(path)
+    assert record.settings.cache == "cold"
+    assert record.results[0].loops == 1
+
+
+def times(median: float) -> results.Times:
+    return results.Times("s", [], [], median, 0, 0, 0, 0, (median, median), True, 0)
+
+
+def gpu_row(kernel: float, queued: float, *, graph: bool) -> results.Result:
+    """A row as a GPU gives it."""
+    by_kind = results.TimesByKind(
+        times(2 * kernel), times(kernel), times(9 * kernel), times(queued), graph
+    )
+    return results.Result(
+        "W4", {}, "float32", "cupy", "cuda:0", None, 0.0, 2, 1, by_kind,
+        results.CostRecord(1.0, 1.0, 1), results.Rates(None, None, 1 / kernel),
+        results.Memory(), results.Energy(), "ok", None,
+    )  # fmt: skip
+
+
+def test_a_launch_bound_row_says_so_and_names_the_graph() -> None:
+    row = gpu_row(2e-5, 1.9e-5, graph=True)
+    assert bench._launch_bound(row) == (
+        "launch-bound: the host takes 19.0 us to queue a call, the device ends one every 20.0 us "
+        "as the replay of a graph; the rate says nothing of the device's peak"
+    )
+    case = next(c for c in harness.cases("quick") if c.workload == "W4")
+    assert [name for name, _, _ in bench._kinds(case, row)] == [" graph", " call", " e2e"]
+    kinds = bench._kinds(case, gpu_row(2e-5, 1e-6, graph=False))
+    assert [(name, bool(rate)) for name, _, rate in kinds] == [
+        *((" kernel", True), (" call", False), (" e2e", False))
+    ]

@@ -272,9 +272,7 @@ class Server:
         primed = {"loops": track.loops, "calls": track.prime_calls, "compile_s": track.compile_s}
         return primed, ()
 
-    def _sample(
-        self, loops: int, inject: float = 0.0, kind: str = "call", cold: int = 0
-    ) -> Reply:
+    def _sample(self, loops: int, inject: float = 0.0, kind: str = "call", cold: int = 0) -> Reply:
         """Take one sample of ``loops`` calls; reply when no thread of this process works.
 
         With ``inject`` the sample is that of code slower by this fraction: as many more calls are

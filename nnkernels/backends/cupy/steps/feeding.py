@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels.backends.cupy import queue
 from nnkernels.backends.cupy.device import CudaDevice
-from nnkernels.backends.cupy.queue import pinned
 from nnkernels.spec import Array
 
 
@@ -30,7 +30,7 @@ class _Buffer:
         cp = device.gpu.cp
         self.row: int | None = None
         self.copied, self.moved = (cp.cuda.Event(disable_timing=True) for _ in range(2))
-        self.pinned = {n: pinned(cp, a.shape, a.dtype) for n, a in targets.items()}
+        self.pinned = {n: queue.pinned(cp, a.shape, a.dtype) for n, a in targets.items()}
         self.device: dict[str, Any] = {
             n: device.empty(a.shape, a.dtype) for n, a in targets.items()
         }
