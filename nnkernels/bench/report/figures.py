@@ -149,18 +149,22 @@ def _plain(axis: Any, unit: str | None = None) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+_DIGITS = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,))
+"""First digits of round numbers, from many a decade to one."""
+
+
 def _ratio_ticks(low: float, high: float) -> list[float]:
-    """At most about six round numbers between ``low`` and ``high``, one among them."""
-    for step in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5):
-        if (high - low) / step <= 6:
-            first = math.ceil(low / step)
-            return [round(step * k, 6) for k in range(first, math.floor(high / step) + 1)]
-    for digits in ((1, 2, 5), (1, 3), (1,)):
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    """At most seven round numbers between ``low`` and ``high``, one among them."""
+    if high / low < 1.8:  # where a logarithmic axis is nearly a linear one
+        step = next(step for step in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if high - low <= 7 * step)
+        first = math.ceil(low / step)
+        return [round(step * k, 6) for k in range(first, math.floor(high / step) + 1)]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in _DIGITS:
         ticks = [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high]
         if len(ticks) <= 7:
             return ticks
-    return ticks[:: math.ceil(len(ticks) / 6)]
+    return ticks[:: math.ceil(len(ticks) / 7)]
 
 
 def _short(text: str, most: int = 44) -> str:
@@ -454,7 +458,7 @@ def _draw_crossover(axes: Axes, found: Crossover) -> None:
     axes.set_xlabel(_short(found.sweep))
     axes.set_ylabel(f"{_short(found.b, 16)} / {_short(found.a, 16)}")
     axes.spines["left"].set_visible(True)
-    low, high = (f(p.ratio for p in points) for f in (min, max))
+    low, high = min(p.ci[0] for p in points), max(p.ci[1] for p in points)
     axes.set_yticks(_ratio_ticks(min(low, 0.9), max(high, 1.1)))
     _plain(axes.xaxis)
     _plain(axes.yaxis)

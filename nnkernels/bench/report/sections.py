@@ -268,13 +268,14 @@ def _comparisons(run: Run) -> Iterator[Section]:
         Column("interval"),
         Column("p"),
         Column("restarts"),
-        Column("could have seen"),
+        Column("could see"),
         Column("remarks", "prose"),
     ]
     drawn = [c for c in found if c.ratio is not None and c.verdict is not None]
     paired = run.kind != "compare"
     how = (
-        "Both sides ran in turns on the same CPUs; a restart of both is one observation."
+        "Both sides ran in turns on the same CPUs; a restart of both is one observation. "
+        "Confirmed: by fresh restarts, too."
         if paired
         else conclusions.UNPAIRED
     )
@@ -315,7 +316,7 @@ MARKS: Mapping[str, str] = {
 
 
 def _stage(found: Comparison) -> str:
-    return "confirmed by fresh restarts" if found.stage == "confirm" else ""
+    return "confirmed" if found.stage == "confirm" else ""
 
 
 def _sides(run: Run) -> list[str]:
