@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nnkernels.cli._app import FAILED, INCOMPLETE, check_target
+from nnkernels.cli._options import Workloads, add_workloads
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,6 +47,7 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Draw the roofline: .png, .svg or .pdf."),
     ] = None,
+    workloads: Workloads = None,
 ) -> None:
     """Measure what this machine can do at most, and how near to it each workload comes.
 
@@ -66,6 +68,7 @@ def command(
 
     check_target("-o", output)
     _check_plot(plot)
+    add_workloads(workloads)
     plan = _plan(expression, backends, preset, threads)
     with Bar() as bar:
         run = _measured(plan, bar, output)

@@ -6,12 +6,35 @@ import pytest
 from msgspec.structs import replace
 
 from nnkernels.bench import ceilings, device_ceilings, results, session
+from nnkernels.bench.harness import registry
 from nnkernels.cli import roofline
 from nnkernels.cli._app import run
 
 TINY = ceilings.Effort((64,), ("copy",), 64, 1, 1, 0.01)
 EFFORT = session.Effort(0.2, 2, 3, 0.01)
 ARGUMENTS = ["roofline", "-k", "matmul or tanh", "-b", "numpy", "--preset", "quick"]
+
+
+OWN = """
+import numpy as np
+from nnkernels.bench.declare import Cost, workload
+
+
+@workload("gram", sizes={"quick": [(256, 64)], "default": [(512, 256)]}, tolerance=1e-5)
+class Gram:
+    def make(self, rng, rows, columns):
+        a = rng.standard_normal((rows, columns))
+        return {"a": a, "out": np.empty((columns, columns))}
+
+    def run(self, be, s):
+        be.matmul(s.a, s.a, transpose_a=True, out=s.out)
+
+    def reference(self, s):
+        return s.a.T @ s.a
+
+    def cost(self, rows, columns):
+        return Cost(2.0 * rows * columns**2, 4.0 * (rows * columns + columns**2), columns**2)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +64,18 @@ def test_ceilings_and_workloads_are_shown_written_and_drawn(capsys, tmp_path) ->
     svg = drawn.read_text()
     assert "<svg" in svg
     assert "matmul" in svg
+
+
+def test_workloads_of_a_users_own(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setattr(registry, "_added", {})
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    written = tmp_path / "roof.json"
+    arguments = ["--workloads", str(file), "-b", "numpy", "--preset", "quick", "--threads", "1"]
+    assert run(["roofline", *arguments, "-o", str(written)]) == 0, capsys.readouterr()
+    (row,) = results.read(written).results
+    assert (row.workload, row.rates.bound) == ("gram", "compute")
+    assert row.rates.pct_peak > 0
 
 
 def test_an_impossible_row_is_refused_after_a_second_look(capsys, monkeypatch, tmp_path) -> None:
