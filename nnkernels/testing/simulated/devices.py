@@ -133,7 +133,7 @@ class Event:
             self.machine.queue(state, _nothing, after=self._work)
 
     def until(self, end: Event) -> float:
-        """Milliseconds, at a microsecond a mark, to another event.
+        """Milliseconds, at a microsecond for each piece of work and mark, to another event.
 
         Raises:
             CUDARuntimeError: one was not recorded, keeps no time, or has not happened.

@@ -72,7 +72,7 @@ class Machine:
     Attributes:
         corrupting: whether kernels write wrong numbers at the moment.
         statistics: what the kernels did, by name.
-        clock: counts the marks of events.
+        clock: counts the pieces of work that are done, and the marks of events.
         classes: the namespace's own classes, by what they are derived from.
     """
 
@@ -216,10 +216,16 @@ class Machine:
         self.check(state.device)
         with self.lock:
             self.log.entries.append(Entry(kind, name, state.capture is not None, nbytes))
+            counted = functools.partial(self._count, run)
             if state.capture is not None:
-                state.capture.runs.append(run)
+                state.capture.runs.append(counted)
             else:
-                self.queue(state, functools.partial(_run_keeping, run, keep))
+                self.queue(state, functools.partial(_run_keeping, counted, keep))
+
+    def _count(self, run: Run) -> None:
+        """Do a piece of work, which the clock tells."""
+        run()
+        next(self.clock)
 
     def queue(self, state: StreamState, run: Run, after: Work | None = None) -> Work:
         """Queue work that is not logged."""

@@ -168,6 +168,17 @@ def test_elapsed_time_counts_marks(cp, one):
         cp.cuda.get_elapsed_time(start, untimed)
 
 
+def test_elapsed_time_counts_work(cp, one):
+    x = cp.zeros(4)
+    with one:
+        start = one.record()
+        for _ in range(5):
+            x.fill(1)
+        stop = one.record()
+    one.synchronize()
+    assert cp.cuda.get_elapsed_time(start, stop) == pytest.approx(6e-3)
+
+
 # --- the host's memory -------------------------------------------------------------------------
 
 
