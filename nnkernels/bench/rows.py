@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple, get_args
 from nnkernels.bench.results import Result, Run, Times
 from nnkernels.bench.text import counted
 
-Kind = Literal["call", "kernel", "e2e"]
+Kind = Literal["call", "kernel", "queued", "e2e"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""The times of a row: on the host's clock, on the device's, and with the transfers."""
+"""The times of a row, see :class:`~nnkernels.bench.results.TimesByKind`."""
 
 
 class Row(NamedTuple):

@@ -112,7 +112,10 @@ def bench(**fields: Any) -> results.Run:
             backend="cupy",
             device="gpu",
             median=None,
-            times=results.TimesByKind(times(7.1e-5), times(5.2e-5), times(1.31e-3)),
+            times=results.TimesByKind(
+                times(7.1e-5), times(5.2e-5), times(1.31e-3), times(5.1e-5), graph=True
+            ),
+            rates=results.Rates(None, None, None, None, "launches"),
         ),
         result("W1", "784-64-32-10-b32", median=2.9e-4),
         result("W1", "784-64-32-10-b32", "numba", 1.3e-4),

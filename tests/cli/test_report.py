@@ -47,7 +47,7 @@ def test_all_formats_at_once(saved, capsys):
     assert run(["report", "bench.json", "ab.json", *given]) == 0
     assert capsys.readouterr().err.splitlines() == [f"wrote {name}" for name in options.values()]
     assert junitparser.JUnitXml.fromfile("report.xml").tests == 9 + len(runs.bench().results)
-    assert len(json.loads((saved / "gha.json").read_text())) == 11
+    assert len(json.loads((saved / "gha.json").read_text())) == 12
     assert not (saved / "report.html").exists()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from nnkernels.bench import conclusions, machine, rows
 from nnkernels.bench.report import figures
 from nnkernels.bench.results import Blas, Code, Comparison, Crossover, Power, Result, Run, Times
+from nnkernels.bench.roofline import LAUNCHES
 from nnkernels.bench.statistics import half_width
 from nnkernels.bench.text import amount, counted, digits, duration, percent, quantity
 
@@ -209,7 +210,8 @@ def _result_rows(run: Run, result: Result, base: str) -> Iterator[list[Cell]]:
 def _candidate(run: Run, result: Result, kind: rows.Kind) -> str:
     threads = rows.row_of(run, result).threads
     words = [result.backend, *([f"({counted(threads, 'thread')})"] if threads else [])]
-    return " ".join([*words, *([] if kind == "call" else [f"{kind} time"])])
+    graph = " as one graph" if kind == "kernel" and result.times.graph else ""
+    return " ".join([*words, *([] if kind == "call" else [f"{kind} time{graph}"])])
 
 
 def _against(run: Run, result: Result, base: str) -> Times | None:
@@ -228,7 +230,9 @@ def _time_cells(found: Times, base: Times | None) -> list[Cell]:
 
 def _rate_cells(result: Result) -> list[Cell]:
     rates = result.rates
-    limit = f"{percent(rates.pct_peak)} {rates.bound or ''}" if rates.pct_peak is not None else DASH
+    limit = "launch-bound" if rates.bound == LAUNCHES else DASH
+    if rates.pct_peak is not None:
+        limit = f"{percent(rates.pct_peak)} {rates.bound or ''}"
     return [
         _rate(rates.flop_s, "FLOP/s"),
         _rate(rates.byte_s, "B/s"),

@@ -132,11 +132,18 @@ def test_verdicts_are_words(page):
     assert {"1.121  SLOWER", "1.024  UNSURE"} <= texts
 
 
+def test_all_times_of_a_gpu_are_shown(page):
+    texts = {text for _, text in Elements(page).texts}
+    kinds = ("", " kernel time as one graph", " queued time", " e2e time")
+    assert {f"cupy (2 threads){kind}" for kind in kinds} <= texts
+    assert "launch-bound" in texts
+
+
 def test_warnings_and_interruptions_are_shown(page):
     texts = [text for _, text in Elements(page).texts]
     assert "The second CPU is busy." in texts
     assert any(text.startswith("OPENBLAS_CORETYPE=Haswell forces") for text in texts)
-    assert any(text.startswith("Other processes interrupted 22 of 220 samples") for text in texts)
+    assert any(text.startswith("Other processes interrupted 24 of 240 samples") for text in texts)
     assert "incomplete" in texts
     assert "The run was interrupted: this is what it had measured." in texts
 
