@@ -23,6 +23,9 @@ from nnkernels.bench.text import counted, listed, percent, quantity
 TEXTBOOK = "textbook"
 """The baseline that is nobody's backend."""
 
+PREDICT = "predict"
+"""The workload of inference, which trains nothing."""
+
 TimesByName = Mapping[str, Times]
 
 UNPAIRED = (
@@ -74,15 +77,26 @@ def answers(times: Mapping[str, TimesByName], backends: Sequence[str]) -> list[s
 
 
 def _versus_textbook(times: Mapping[str, TimesByName], backend: str) -> str:
-    ratios = [
+    both = {w: found for w, found in times.items() if TEXTBOOK in found and backend in found}
+    inference = {w: found for w, found in both.items() if w.startswith(PREDICT)}
+    training = {w: found for w, found in both.items() if w not in inference}
+    parts = [
+        f"{verb} {_ratios(found, backend)}"
+        for verb, found in (("trains", training), ("runs", inference))
+        if found
+    ]
+    if not parts:
+        return ""
+    return f"{backend} {' and '.join(parts)} times as fast as the textbook's NumPy code."
+
+
+def _ratios(times: Mapping[str, TimesByName], backend: str) -> str:
+    """``W1 2.10, W2 1.03 (unclear)``: how many times as fast as the textbook."""
+    return ", ".join(
         f"{workload} {found[TEXTBOOK].median / found[backend].median:.2f}"
         f"{'' if apart(found[backend], found[TEXTBOOK]) else ' (unclear)'}"
         for workload, found in times.items()
-        if TEXTBOOK in found and backend in found
-    ]
-    if not ratios:
-        return ""
-    return f"{backend} trains {', '.join(ratios)} times as fast as the textbook's NumPy code."
+    )
 
 
 def apart(a: Times, b: Times) -> bool:

@@ -66,6 +66,7 @@ def timed(run: Run) -> Mapping[Row, Times]:
     return {
         row_of(run, result, kind): times
         for result in run.results
+        if result.status == "ok"
         for kind, times in times_of(result)
     }
 
@@ -77,7 +78,7 @@ def cases(run: Run) -> Mapping[str, Mapping[str, Times]]:
     """
     found: dict[tuple[str, str, str], dict[str, Times]] = {}
     for result in run.results:
-        if result.times.call is not None:
+        if result.times.call is not None and result.status == "ok":
             key = (result.workload, size_of(result), result.dtype)
             found.setdefault(key, {})[result.backend] = result.times.call
     names = [workload for workload, _, _ in found]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -14,6 +16,7 @@ from msgspec.structs import replace
 from nnkernels import errors, plugins
 from nnkernels.bench import machine, results, roofline
 from nnkernels.bench.harness import (
+    REWARM_SECONDS,
     Agreement,
     Case,
     Preset,
@@ -26,9 +29,11 @@ from nnkernels.bench.rows import Kind
 from nnkernels.bench.statistics import summarise
 from nnkernels.bench.workers import (
     CandidateError,
+    Forgotten,
     Greeting,
     Loaded,
     Primed,
+    R,
     Sample,
     Worker,
     WorkerHungError,
@@ -67,6 +72,16 @@ EFFORTS: Mapping[Preset, Effort] = {
 }
 
 
+HEAT_LEAST, HEAT_MOST = 3, 7
+"""Samples with each number of threads, of which the fastest is chosen."""
+
+HEAT_SHARE = 0.2
+"""The part of a case's time for that."""
+
+EQUAL = 1.03
+"""As fast: then the fewest threads are chosen."""
+
+
 class Listener(Protocol):
     """Is told how a run proceeds."""
 
@@ -87,8 +102,9 @@ class Plan:
         backends: names of the candidates.
         skipped: backends that cannot work here, with the reasons.
         effort: see :class:`Effort`.
-        threads: CPU threads of every candidate; None leaves the libraries' own. A backend whose
-            name says its own number keeps that.
+        threads: CPU threads of every candidate; None: a :class:`Session` finds out how many are
+            fastest on each case, others leave the libraries' own. A backend whose name says its
+            own number keeps that.
         argv: the command line, for the record.
         seed: of the order in which candidates take turns.
         cpus: the only CPUs that candidates may use; None leaves the system's choice.
@@ -110,6 +126,11 @@ class Plan:
     def baselines(self) -> list[str]:
         """Candidates that are not backends, of any case."""
         return list(dict.fromkeys(name for case in self.cases for name in case.baselines))
+
+    @property
+    def cores(self) -> int:
+        """CPUs that the candidates may use."""
+        return machine.cores() if self.cpus is None else len(self.cpus)
 
     @property
     def patience(self) -> float:
@@ -143,18 +164,19 @@ class Candidate:
         self.retired: CandidateError | None = None
         self.device = "cpu"
         self.cold = plan.cold
-        self._threads = plan.threads
-        self._settings = WorkerSettings(cpus=plan.cpus)
+        self.threads = plan.threads
+        self._plan = plan
+        self._adjustable = False
+        self._lost: WorkerLostError | None = None
         self._worker: Worker | None = None
 
     def start(self) -> None:
         """Start a worker; :meth:`greet` must follow."""
-        self._worker = Worker(self._settings)
-        self._worker.send(
-            "hello",
-            **{"backend": None, "baseline": None, self.kind: self.name},
-            threads=self._threads,
-        )
+        self._worker = Worker(WorkerSettings(cpus=self._plan.cpus))
+        self._worker.send("hello", **self._hello(self._plan.threads))
+
+    def _hello(self, threads: int | None) -> dict[str, Any]:
+        return {"backend": None, "baseline": None, self.kind: self.name, "threads": threads}
 
     def greet(self) -> None:
         """Wait until the worker is ready.
@@ -165,7 +187,23 @@ class Candidate:
         greeting = self.worker.receive(Greeting, self.patience)
         if greeting.identity != identify():
             raise WorkerLostError("its process runs another nnkernels, Python, NumPy or BLAS")
-        self.device = greeting.device
+        self.device, self.threads = greeting.device, greeting.threads
+        self._adjustable = greeting.adjustable
+
+    def choices(self) -> list[int | None]:
+        """Numbers of threads to choose from; None is what the plan or the backend's name says."""
+        if self.device != "cpu" or self.threads is not None or not self._adjustable:
+            return [None]
+        return list(some_counts(self._plan.cores))
+
+    def greet_with(self, threads: int) -> None:
+        """Have a slot of the worker, called by the number, run with so many threads.
+
+        Raises:
+            CandidateError: it cannot, or the worker was lost.
+        """
+        hello = self._hello(threads)
+        self.worker.ask(Greeting, self.patience, "hello", slot=str(threads), **hello)
 
     @property
     def worker(self) -> Worker:
@@ -175,7 +213,7 @@ class Candidate:
             CandidateError: there is none any more.
         """
         if self._worker is None:
-            raise self.retired or WorkerLostError("its process has ended")
+            raise self.retired or self._lost or WorkerLostError("its process has ended")
         return self._worker
 
     def revive(self) -> None:
@@ -191,6 +229,7 @@ class Candidate:
         try:
             yield
         except WorkerLostError as error:
+            self._lost = error
             if isinstance(error, WorkerHungError):
                 self.retired = error
             self.close()
@@ -201,6 +240,11 @@ class Candidate:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
+
+
+def some_counts(cores: int) -> list[int]:
+    """One thread, all, and a quarter and half of many."""
+    return sorted({1, *(n for n in (cores // 4, cores // 2) if n > 1), cores})
 
 
 @contextlib.contextmanager
@@ -242,19 +286,25 @@ def _introduce(candidate: Candidate, step: Any) -> None:
 
 @dataclass
 class Session:
-    """A run under way; ``record()`` gives what has been measured so far."""
+    """A run under way; ``record()`` gives what has been measured so far.
+
+    Without ``ceilings`` no row is judged by them; ``again`` measures them once more.
+    """
 
     plan: Plan
     crew: Sequence[Candidate]
     listener: Listener
     found: list[results.Result] = field(default_factory=list)
     complete: bool = False
+    ceilings: list[results.Ceiling] = field(default_factory=list)
+    again: Callable[[], Iterable[results.Ceiling]] = tuple
 
     def __post_init__(self) -> None:
         plan = self.plan
         cache: Literal["warm", "cold"] = "cold" if plan.cold else "warm"
         self._recorder = Recorder(plan.argv, plan.seed, plan.effort.budget, plan.threads, cache)
         self._rng = np.random.default_rng(plan.seed)
+        self._compiling = 0.0
 
     def run(self) -> None:
         """Measure every case of the plan."""
@@ -266,25 +316,56 @@ class Session:
         self.complete = True
 
     def _share(self, number: int) -> float:
-        """Seconds for the next case: an equal part of what is left."""
-        left = self.plan.effort.budget - self._recorder.elapsed
+        """Seconds for the next case: an equal part of what is left; compiling takes no share."""
+        left = self.plan.effort.budget + self._compiling - self._recorder.elapsed
         return max(left, 0.0) / (len(self.plan.cases) - number)
 
     def _measure(self, case: Case, seconds: float) -> list[results.Result]:
         deadline = time.perf_counter() + seconds
-        trials = [
-            Trial(case, number, candidate)
+        entrants = [
+            [Trial(case, number, candidate, threads) for threads in candidate.choices()]
             for number, candidate in enumerate(self.crew)
             if candidate.kind == "backend" or candidate.name in case.baselines
         ]
-        contest(trials, case, self.plan, self._rng, deadline)
-        rows = [trial.result() for trial in trials]
+        problem = functools.cache(case.make)
+        for some in itertools.zip_longest(*entrants):
+            get_ready([trial for trial in some if trial is not None], self.plan, problem)
+        compiling = sum(trial.compile_s for own in entrants for trial in own)
+        self._compiling += compiling
+        deadline += compiling
+        trials = self._fastest(entrants, seconds * HEAT_SHARE)
+        race(trials, self.plan, self._rng, deadline, problem)
+        rows = self._judged([trial.result() for trial in trials])
+        for trial in trials:
+            trial.forget()
         skipped = self.plan.skipped.items()
         return rows + [_row(case, name, "skipped", reason) for name, reason in skipped]
 
+    def _fastest(self, entrants: Sequence[Sequence[Trial]], seconds: float) -> list[Trial]:
+        """The best number of threads of each candidate, by a short race; the others are let go."""
+        heat = [trial for own in entrants if len(own) > 1 for trial in own if trial.short]
+        interleave(
+            [trial.sample for trial in heat],
+            self._rng,
+            seconds=seconds,
+            least=HEAT_LEAST,
+            most=HEAT_MOST,
+            enough=lambda: False,
+        )
+        return [_best(own) for own in entrants]
+
+    def _judged(self, rows: list[results.Result]) -> list[results.Result]:
+        """Rows under the ceilings, if there are any; what is faster than possible has failed."""
+        if not self.ceilings:
+            return rows
+        rows, self.ceilings = roofline.judged_all(rows, self.ceilings, self.again)
+        return rows
+
     def record(self) -> results.Run:
         """Everything that is known so far, as one record."""
-        return self._recorder.record("bench", self.found, complete=self.complete)
+        return self._recorder.record(
+            "bench", self.found, complete=self.complete, ceilings=list(self.ceilings)
+        )
 
 
 def contest(
@@ -305,30 +386,70 @@ def contest(
         deadline: on ``time.perf_counter()``.
         enough: whether no more samples are needed; by default, whether all have converged.
     """
-    effort = plan.effort
+    problem = functools.cache(case.make)
+    get_ready(trials, plan, problem)
+    race(trials, plan, rng, deadline, problem, enough)
+
+
+def get_ready(trials: Sequence[Trial], plan: Plan, problem: Callable[[], Problem]) -> None:
+    """Load, check and prime: trials of different candidates, which draw their inputs at once."""
     for trial in trials:
         trial.load(plan.preset)
-    problem = case.make()
+    drawn = problem()
     for trial in trials:
-        trial.prepare(problem, effort.prime)
+        trial.prepare(drawn, plan.effort.prime)
+
+
+def race(
+    trials: Sequence[Trial],
+    plan: Plan,
+    rng: np.random.Generator,
+    deadline: float,
+    problem: Callable[[], Problem],
+    enough: Callable[[], bool] | None = None,
+) -> None:
+    """Let all that are ready take samples in turns, and check again; see :func:`contest`."""
     interleave(
         [trial.sample for trial in trials],
         rng,
         seconds=deadline - time.perf_counter(),
-        least=effort.least,
-        most=effort.most,
+        least=plan.effort.least,
+        most=plan.effort.most,
         enough=enough or (lambda: all(trial.done for trial in trials)),
     )
     for trial in trials:
-        trial.check_again(problem)
+        trial.check_again(problem())
+
+
+def _best(own: Sequence[Trial]) -> Trial:
+    """Of the same candidate's trials the fastest, ready for its race; if one failed, that one."""
+    failed = [trial for trial in own if not trial.ok]
+    least = min((trial.pace for trial in own if trial.ok), default=0.0)
+    chosen = failed[0] if failed else next(t for t in own if t.pace <= least * EQUAL)
+    for trial in own:
+        if trial is not chosen:
+            trial.forget()
+    chosen.start_anew(compile_s=max(trial.compile_s for trial in own))
+    return chosen
 
 
 class Trial:
-    """A candidate on one case: nothing that disagrees with the reference is timed."""
+    """A candidate on one case: nothing that disagrees with the reference is timed.
 
-    def __init__(self, case: Case, number: int, candidate: Candidate) -> None:
+    Args:
+        case: the workload.
+        number: of the candidate.
+        candidate: who runs it.
+        threads: how many CPU threads it has, in a slot of its worker; None: as the plan says.
+    """
+
+    def __init__(
+        self, case: Case, number: int, candidate: Candidate, threads: int | None = None
+    ) -> None:
         self.case = case
         self._number, self._candidate = number, candidate
+        self._threads = threads
+        self._slot = "" if threads is None else str(threads)
         self._cold = _evicted_bytes() if candidate.cold else 0
         self._agreement: Agreement | None = None
         self._status: Literal["ok", "failed", "incorrect"] = "ok"
@@ -357,11 +478,14 @@ class Trial:
         """Have the inputs drawn, without waiting for it."""
         with self._trying():
             self._candidate.revive()
-            worker = self._candidate.worker
+            if self._threads is not None:
+                self._candidate.greet_with(self._threads)
+            worker, slot = self._candidate.worker, self._slot
             if self.case.sweep is None:
-                worker.send("load", preset=preset, case=self.case.id)
+                worker.send("load", slot=slot, preset=preset, case=self.case.id)
             else:
-                worker.send("load_at", sweep_id=self.case.sweep[0], size=self.case.sweep[1])
+                sweep_id, size = self.case.sweep
+                worker.send("load_at", slot=slot, sweep_id=sweep_id, size=size)
 
     def prepare(self, problem: Problem, limit: float) -> None:
         """Wait for the inputs, check and prime."""
@@ -374,21 +498,25 @@ class Trial:
                 if self.ok:
                     self._reason = loaded.note
                     for kind in self._runners:
-                        primed = worker.ask(Primed, patience, "prime", limit=limit, kind=kind)
-                        self._primed[kind] = primed
+                        self._primed[kind] = self._ask(Primed, "prime", limit=limit, kind=kind)
 
     @property
     def _runners(self) -> list[Kind]:
         """Kinds of time that have a way to run of their own; kernels run as in a call."""
         return [kind for kind in self._kinds if kind != "kernel"]
 
+    def _ask(self, reply: type[R], do: str, **request: Any) -> R:
+        """Ask the trial's slot of the worker."""
+        candidate = self._candidate
+        return candidate.worker.ask(reply, candidate.patience, do, slot=self._slot, **request)
+
     def _check(self, problem: Problem) -> None:
         """Compare what the checked calls give with the reference, in every way to run."""
-        candidate = self._candidate
+        worker, patience = self._candidate.worker, self._candidate.patience
         for kind in self._runners:
             with garbage():
-                arrays = candidate.worker.ask_arrays(candidate.patience, "check", kind=kind)
-                found = problem.agreement(arrays)
+                asked = {"slot": self._slot, "kind": kind}
+                found = problem.agreement(worker.ask_arrays(patience, "check", **asked))
             self._agreement = found
             if not found.ok:
                 where = " (with transfers)" if kind == "e2e" else ""
@@ -399,13 +527,10 @@ class Trial:
         """Take a sample of every kind."""
         if self.ok:
             with self._trying():
-                candidate = self._candidate
                 for kind in self._kinds:
                     loops = self._primed["e2e" if kind == "e2e" else "call"].loops
                     request = {"loops": 1 if self._cold else loops, "kind": kind}
-                    found = candidate.worker.ask(
-                        Sample, candidate.patience, "sample", **request, cold=self._cold
-                    )
+                    found = self._ask(Sample, "sample", **request, cold=self._cold)
                     self._samples.setdefault(kind, []).append(found)
 
     def check_again(self, problem: Problem) -> None:
@@ -417,6 +542,36 @@ class Trial:
     def samples(self, kind: Kind) -> Sequence[float]:
         """Seconds a call, in the order in which they were taken; none of what has no such time."""
         return [sample.seconds for sample in self._samples.get(kind, ())]
+
+    @property
+    def short(self) -> bool:
+        """Whether a call is so short that priming tells little about it."""
+        return self.ok and self._primed["call"].seconds < REWARM_SECONDS
+
+    @property
+    def pace(self) -> float:
+        """Seconds a call: the median of the samples so far, or what priming told."""
+        taken = self.samples("call")
+        return float(np.median(taken)) if taken else self._primed["call"].seconds
+
+    @property
+    def compile_s(self) -> float:
+        """Seconds that the first call took beyond a later one."""
+        return max((primed.compile_s for primed in self._primed.values()), default=0.0)
+
+    def start_anew(self, *, compile_s: float) -> None:
+        """Drop the samples that this trial was chosen by, which its median must not know.
+
+        ``compile_s`` is what the candidate's first trial told: the others find its compiled code.
+        """
+        self._samples.clear()
+        if self.ok:
+            self._primed["call"] = replace(self._primed["call"], compile_s=compile_s)
+
+    def forget(self) -> None:
+        """Let the worker free what it holds for the trial."""
+        with contextlib.suppress(CandidateError), self._candidate.watched():
+            self._ask(Forgotten, "forget")
 
     @property
     def done(self) -> bool:
@@ -451,6 +606,7 @@ class Trial:
         row = replace(
             row,
             device=self._candidate.device,
+            threads=self._threads or self._candidate.threads,
             compile_s=primed.compile_s,
             prime_calls=primed.calls,
             loops=1 if self._cold else primed.loops,

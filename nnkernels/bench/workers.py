@@ -56,11 +56,12 @@ class WorkerHungError(WorkerLostError):
 
 
 class Greeting(msgspec.Struct):
-    """Who a worker is."""
+    """Who a worker is, and whether it can be told a number of threads."""
 
     identity: dict[str, str | None]
     device: str
     threads: int | None
+    adjustable: bool = False
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -92,11 +93,16 @@ class Loaded(msgspec.Struct):
 
 
 class Primed(msgspec.Struct):
-    """Loops a sample, calls so far, and what the first one took beyond a later one."""
+    """Loops a sample, calls so far, what the first one took beyond a later one, and that one."""
 
     loops: int
     calls: int
     compile_s: float
+    seconds: float = 0.0
+
+
+class Forgotten(msgspec.Struct):
+    """What was loaded has been freed."""
 
 
 class Sample(msgspec.Struct):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from nnkernels.cli._app import FAILED, INCOMPLETE
+from nnkernels.cli._app import FAILED, INCOMPLETE, check_target
 from nnkernels.cli._options import Workloads, add_workloads
 
 if TYPE_CHECKING:
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from nnkernels.bench.harness import Case
-    from nnkernels.bench.results import Result, Run, Times
+    from nnkernels.bench.results import Ceiling, Result, Run, Times
     from nnkernels.bench.session import Plan, Session
     from nnkernels.cli._render import Bar
 
 TimesByName = Mapping[str, "Times"]
+
+LEAST_FOR_CEILINGS = 5.0
+"""Seconds of budget from which the ceilings are worth their time."""
 
 
 def command(
@@ -42,12 +45,17 @@ def command(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, max=4096, help="CPU threads of every candidate. Default: as they like."
+            min=1, max=4096, help="CPU threads. Default: of each workload those that are fastest."
         ),
     ] = None,
     time_budget: Annotated[
         float | None,
-        typer.Option(min=0.01, max=86400, metavar="SECONDS", help="Time to spend, about."),
+        typer.Option(
+            min=0.01,
+            max=86400,
+            metavar="SECONDS",
+            help="Time to spend, about. With less than 5 no ceilings are measured.",
+        ),
     ] = None,
     cache: Annotated[
         Literal["warm", "cold"],
@@ -61,8 +69,10 @@ def command(
 ) -> None:
     """Compare backends on training steps and operators.
 
-    Every candidate runs in a process of its own, and takes turns with the others. It is first
-    compared with a float64 reference; one that disagrees is not timed (exit code 1). Without -k
+    Every candidate runs in a process of its own, with the number of threads that is fastest, and
+    takes turns with the others. It is first compared with a float64 reference; one that disagrees
+    is not timed (exit code 1). 'of peak' is the rate beside what this machine can do at most,
+    measured before; a rate beyond that is refused (exit code 3). Without -k
     your own workloads are run, or the training steps W1 to W4 and a few operators. 'textbook' is
     plain NumPy training code as the textbooks write it, for comparison. A GPU has three times:
     'kernel' by its own clock, with the data in place ('graph' where a step is one CUDA graph);
@@ -77,15 +87,22 @@ def command(
       nnkernels bench --workloads mine.py
       nnkernels bench --cache cold -k "relu or adam"
     """
-    from nnkernels.bench.session import Session, hired
+    from nnkernels.bench import survey
+    from nnkernels.bench.session import Session, hired, some_counts
     from nnkernels.cli._render import Bar
 
-    _check_output(output)
+    check_target("-o", output)
     add_workloads(workloads)
     plan = replace(_plan(expression, backends, preset, threads, time_budget), cold=cache == "cold")
-    with hired(plan) as crew, Bar(len(plan.cases)) as bar:
+    with hired(plan) as crew, Bar() as bar:
+
+        def ceilings() -> list[Ceiling]:
+            depth = survey.GLANCE if preset == "quick" else survey.QUICK
+            return survey.measure(plan, crew, depth, bar.show, some_counts(plan.cores))
+
+        found = ceilings() if plan.effort.budget >= LEAST_FOR_CEILINGS else []
         report = Report(plan, bar)
-        session = Session(plan, crew, report)
+        session = Session(plan, crew, report, ceilings=found, again=ceilings)
         try:
             session.run()
         finally:
@@ -96,18 +113,6 @@ def command(
         raise typer.Exit(FAILED)
     if "failed" in statuses:
         raise typer.Exit(INCOMPLETE)
-
-
-def _check_output(path: Path | None) -> None:
-    """Refuse a bad target before measuring for a minute."""
-    from nnkernels.errors import ResultError
-
-    if path is None:
-        return
-    if not path.absolute().parent.is_dir():
-        raise ResultError(f"bench: -o {str(path)!r}: the folder does not exist; create it first")
-    if path.exists() and not path.is_file():
-        raise ResultError(f"bench: -o {str(path)!r} is not a regular file; choose another name")
 
 
 def _plan(
@@ -147,7 +152,7 @@ class Report:
 
     def begin(self, case: Case, number: int, total: int) -> None:
         """Move the bar."""
-        self._bar.show(case.id, number)
+        self._bar.show(case.id, number, total)
 
     def finish(self, case: Case, found: Sequence[Result]) -> None:
         """Print the rows of one workload."""
@@ -160,7 +165,7 @@ class Report:
     def _print(self, case: Case, found: Sequence[Result], *, header: bool) -> None:
         if header:
             self._console.print(self._table(header=True))
-        title = f"{case.workload}  {case.size}  {case.dtype}  {_threads(self._plan.threads)}"
+        title = f"{case.workload}  {case.size}  {case.dtype}"
         title += "  cold caches" if self._plan.cold else ""
         self._console.print(title, style="bold", soft_wrap=True)
         for result in found:
@@ -178,7 +183,9 @@ class Report:
 
         label = _label(result)
         for name, times, rate in _kinds(case, result):
-            self._print_row(f"{label}{name}", _cells(times, rate, self._times[case.id]))
+            share = _share(result) if rate else ""
+            cells = [_threads(result), *_cells(times), rate, share]
+            self._print_row(f"{label}{name}", [*cells, _ratio(self._times[case.id], times)])
             label = "  "
         if roofline.launch_bound(result.times):
             print_wrapped(f"  {result.backend}: {_launch_bound(result)}", indent=4)
@@ -195,19 +202,20 @@ class Report:
     @property
     def _width(self) -> int:
         """Of the first column: what 80 columns leave, more on a wider terminal."""
-        return max(19, min(40, self._console.width - 61))
+        return max(18, min(40, self._console.width - 62))
 
     def _table(self, *, header: bool) -> Table:
         from nnkernels.cli._render import table
 
         return table(
             ("workload / backend", "left", self._width),
+            ("thr.", "right", 4),
             ("median", "right", 7),
             ("+-95 %", "right", 6),
             ("samples", "right", 7),
             ("rate", "right", 15),
+            ("of peak", "right", 7),
             ("vs numpy", "right", 8),
-            ("vs textbook", "right", 11),
             header=header,
         )
 
@@ -232,16 +240,6 @@ class Report:
         }
         times = {titles[id]: found for id, found in self._times.items()}
         self._console.print(conclusions.fastest(times, self._plan.backends))
-
-
-def _threads(count: int | None) -> str:
-    from nnkernels.bench import machine
-
-    blas = machine.identity().blas
-    chosen = count or (blas.threads if blas else None)
-    if chosen is None:
-        return "threads: the library's own"
-    return f"{chosen} thread{'s' if chosen > 1 else ''}"
 
 
 def _label(result: Result) -> str:
@@ -275,7 +273,7 @@ def _launch_bound(result: Result) -> str:
     )
 
 
-def _cells(times: Times, rate: str, found: TimesByName) -> list[str]:
+def _cells(times: Times) -> list[str]:
     from nnkernels.bench.statistics import half_width
     from nnkernels.cli._render import digits, duration
 
@@ -283,9 +281,6 @@ def _cells(times: Times, rate: str, found: TimesByName) -> list[str]:
         duration(times.median),
         f"{digits(100 * half_width(times.ci, times.median))} %",
         str(len(times.samples)),
-        rate,
-        _ratio(found, "numpy", times),
-        _ratio(found, "textbook", times),
     ]
 
 
@@ -301,5 +296,18 @@ def _rate(case: Case, result: Result) -> str:
     return "-" if value is None else quantity(value, unit)
 
 
-def _ratio(found: TimesByName, base: str, times: Times) -> str:
-    return f"{found[base].median / times.median:.2f}x" if base in found else "-"
+def _threads(result: Result) -> str:
+    return str(result.threads or "-")
+
+
+def _share(result: Result) -> str:
+    """The rate as a part of the ceiling that it is bound by."""
+    from nnkernels.cli._render import digits
+
+    share = result.rates.pct_peak
+    return "-" if share is None else f"{digits(100 * share)} %"
+
+
+def _ratio(found: TimesByName, times: Times) -> str:
+    """How many times as fast as NumPy."""
+    return f"{found['numpy'].median / times.median:.2f}x" if "numpy" in found else "-"

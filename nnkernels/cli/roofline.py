@@ -37,7 +37,11 @@ def command(
     ] = "default",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=4096, help="CPU threads of workloads and ceilings. Default: all."),
+        typer.Option(
+            min=1,
+            max=4096,
+            help="CPU threads. Default: of a workload the fastest, of ceilings all.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -116,12 +120,16 @@ def _measured(plan: Plan, bar: Bar, output: Path | None) -> Run:
     """The ceilings, then the workloads, judged by them; if interrupted, ``output`` has a part."""
     from msgspec.structs import replace
 
-    from nnkernels.bench import results, roofline
+    from nnkernels.bench import results, roofline, survey
+    from nnkernels.bench.ceilings import thread_counts
     from nnkernels.bench.session import Session, hired
 
     with hired(plan) as crew:
-        devices = {c.device: c.name for c in crew if c.device != "cpu"}
-        found = _ceilings(plan, devices, bar)
+
+        def measure() -> list[Ceiling]:
+            return survey.measure(plan, crew, survey.FULL, bar.show, thread_counts(plan.cores))
+
+        found = measure()
         session = Session(plan, crew, _Listener(bar))
         try:
             session.run()
@@ -129,7 +137,7 @@ def _measured(plan: Plan, bar: Bar, output: Path | None) -> Run:
             run = replace(session.record(), kind="roofline", ceilings=found)
             if not run.complete and output is not None:
                 results.write(output, run)
-        rows, found = roofline.judged_all(run.results, found, lambda: _ceilings(plan, devices, bar))
+        rows, found = roofline.judged_all(run.results, found, measure)
     return replace(run, results=rows, ceilings=found)
 
 
@@ -145,22 +153,6 @@ class _Listener:
 
     def finish(self, case: Case, found: Sequence[Result]) -> None:
         """A workload is done."""
-
-
-def _ceilings(plan: Plan, devices: dict[str, str], bar: Bar) -> list[Ceiling]:
-    """Of the CPU, and of each other device, by a backend on it."""
-    from nnkernels.bench import ceilings, device_ceilings, machine
-
-    counts = [plan.threads] if plan.threads else ceilings.thread_counts(machine.cores())
-    found = ceilings.measure(
-        threads=counts,
-        dtypes=sorted({case.dtype for case in plan.cases}),
-        effort=ceilings.FULL,
-        progress=bar.show,
-    )
-    for backend in devices.values():
-        found += device_ceilings.measure(backend, effort=device_ceilings.FULL, progress=bar.show)
-    return found
 
 
 # --- what is said -------------------------------------------------------------------------------

@@ -26,6 +26,49 @@ def wrong(x, *, out):
     out[0, 7] += 1
 
 
+def unwritten(x, *, out):
+    """Leaves the last element as it was."""
+    np.maximum(x.ravel()[:-1], 0, out=out.reshape(-1)[:-1])
+
+
+def half(a, b, *, transpose_a, transpose_b, out):
+    """A product that adds up in float16."""
+    out[...] = np.matmul(a.astype(np.float16), b.astype(np.float16))
+
+
+def compiling(x, *, out):
+    """Takes a second longer when it is called first."""
+    global calls
+    calls += 1
+    if calls == 1:
+        time.sleep(1)
+    right(x, out=out)
+
+
+def blas_threads():
+    from threadpoolctl import threadpool_info
+
+    return max(p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas")
+
+
+def crowding(x, *, out):
+    """Slower with more threads."""
+    time.sleep(0.004 * blas_threads())
+    right(x, out=out)
+
+
+def scaling(x, *, out):
+    """Faster with more threads."""
+    time.sleep(0.02 / blas_threads())
+    right(x, out=out)
+
+
+def wrong_with_two(x, *, out):
+    right(x, out=out)
+    if blas_threads() == 2:
+        out[0, 7] += 1
+
+
 def tiring(x, *, out):
     global calls
     calls += 1

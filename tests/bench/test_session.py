@@ -2,13 +2,14 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nnkernels import plugins
-from nnkernels.bench import harness, session
+from nnkernels.bench import harness, results, rows, session
 from nnkernels.bench.session import Effort, Plan, Session, choose_backends, hired
 from nnkernels.errors import BackendUnavailableError, InputError, UnknownNameError
 
@@ -77,6 +78,115 @@ def test_a_kernel_that_goes_wrong_later_is_found_out() -> None:
     assert rows["tiring"].times.call is None
 
 
+@pytest.mark.parametrize(
+    ("workload", "kernel", "reason"),
+    [("relu", "unwritten", "result 0[31, 63] is nan"), ("matmul", "half", "result 0[0, 0] is ")],
+)
+def test_unwritten_and_inexact_results_are_never_timed(workload, kernel, reason) -> None:
+    case = next(c for c in harness.cases("quick") if c.workload == workload)
+    plan = Plan((case,), "quick", [f"numpy[{workload}=planted_kernels:{kernel}]"], {}, TINY)
+    with hired(plan) as crew:
+        made = Session(plan, crew, Recorder())
+        made.run()
+    (row,) = made.found
+    assert row.status == "incorrect"
+    assert reason in row.reason
+    assert row.times.call is None
+
+
+def test_compiling_costs_no_samples_and_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    deadlines = []
+
+    def three_rounds(takers, rng, *, seconds, **rest) -> None:
+        deadlines.append(time.perf_counter() + seconds)
+        for _ in range(3):
+            for take in takers:
+                take()
+
+    class Clock(Recorder):
+        def begin(self, case, number, total) -> None:
+            self.began = time.perf_counter()
+
+    monkeypatch.setattr(session, "interleave", three_rounds)
+    clock, budget = Clock(), 20.0
+    plan = Plan((RELU,), "quick", [planted("compiling")], {}, Effort(budget, 2, 3, 0.01))
+    with hired(plan) as crew:
+        made = Session(plan, crew, clock)
+        made.run()
+    (row,) = made.found
+    assert row.compile_s >= 0.9
+    assert max(row.times.call.samples) < 0.5
+    given = deadlines[-1] - clock.began  # as much time for samples as without the compiling
+    assert given == pytest.approx(budget + row.compile_s, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "threads", "status"),
+    [("crowding", 1, "ok"), ("scaling", 2, "ok"), ("wrong_with_two", 2, "incorrect")],
+)
+def test_the_fastest_number_of_threads_is_found_for_each(
+    monkeypatch: pytest.MonkeyPatch, kernel: str, threads: int, status: str
+) -> None:
+    monkeypatch.setattr(session, "some_counts", lambda cores: [1, 2])
+    found, made = measure(kernel, cases=(RELU, TANH))
+    assert found[kernel].status == status
+    if status == "ok":
+        assert found[kernel].threads == threads
+        assert len(found[kernel].times.call.samples) <= TINY.most
+    assert {r.threads for r in made.found if r.workload == "tanh"} <= {1, 2}
+    assert made.record().settings.threads is None
+
+
+def test_a_number_of_threads_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "some_counts", lambda cores: [1, 2])
+    rows, _ = measure("crowding", threads=2)
+    assert {row.threads for row in rows.values()} == {2}
+    name = "numpy(threads=2)[relu=planted_kernels:crowding]"
+    plan = Plan((RELU,), "quick", [name], {}, TINY)
+    with hired(plan) as crew:
+        made = Session(plan, crew, Recorder())
+        made.run()
+    assert [r.threads for r in made.found] == [2]
+
+
+def test_some_numbers_of_threads() -> None:
+    assert session.some_counts(1) == [1]
+    assert session.some_counts(2) == [1, 2]
+    assert session.some_counts(4) == [1, 2, 4]
+    assert session.some_counts(64) == [1, 16, 32, 64]
+
+
+def ceiling(value: float) -> results.Ceiling:
+    return results.Ceiling("cpu", None, None, "copy_bw", value, "B/s", "", "memory", 1 << 10)
+
+
+@pytest.mark.parametrize(
+    ("seen", "after", "status"), [(1e15, 1e15, "ok"), (1.0, 1.0, "failed"), (1.0, 1e15, "ok")]
+)
+def test_rates_are_judged_and_ceilings_measured_again_first(seen, after, status) -> None:
+    asked = []
+
+    def again() -> list[results.Ceiling]:
+        asked.append(1)
+        return [ceiling(after)]
+
+    plan = Plan((RELU,), "quick", ["numpy"], {}, TINY)
+    with hired(plan) as crew:
+        made = Session(plan, crew, Recorder(), ceilings=[ceiling(seen)], again=again)
+        made.run()
+    record = made.record()
+    (row,) = record.results
+    assert row.status == status
+    assert record.ceilings == [ceiling(max(seen, after))]
+    assert len(asked) == (seen == 1.0)
+    assert bool(rows.cases(record)) == (status == "ok")
+    if status == "ok":
+        assert (row.rates.bound, row.rates.pct_peak > 0) == ("memory", True)
+    else:
+        assert row.correctness.ok
+        assert row.reason.startswith("impossible rate: ")
+
+
 def test_a_kernel_that_raises_fails_alone_and_names_no_folder() -> None:
     rows, _ = measure("broken")
     assert (rows["broken"].status, rows["broken"].reason) == (
@@ -130,7 +240,7 @@ def test_a_worker_that_is_killed_in_between_is_replaced() -> None:
 
 
 def test_arrays_that_do_not_fit_are_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session.Worker, "ask_arrays", lambda *args: [])
+    monkeypatch.setattr(session.Worker, "ask_arrays", lambda *args, **slot: [])
     rows, _ = measure()
     assert rows["numpy"].status == "failed"
     assert rows["numpy"].reason.startswith("its process answered garbage: zip()")

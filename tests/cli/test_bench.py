@@ -11,9 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from nnkernels import plugins
-from nnkernels.bench import harness, results
+from nnkernels.bench import ceilings, harness, results, survey
 from nnkernels.cli import bench
 from nnkernels.cli._app import run
 
@@ -42,18 +43,43 @@ def test_a_table_in_80_columns_without_escapes(capsys) -> None:
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in out
     assert lines[0].split() == [
-        *("workload", "/", "backend", "median", "+-95", "%", "samples", "rate"),
-        *("vs", "numpy", "vs", "textbook"),
+        *("workload", "/", "backend", "thr.", "median", "+-95", "%", "samples", "rate"),
+        *("of", "peak", "vs", "numpy"),
     ]
-    assert lines[1].strip() == "W4  20-64-64-1-b256  float32  1 thread"
+    assert lines[1].strip() == "W4  20-64-64-1-b256  float32"
     assert re.search(
-        r"numpy +[\d.]+ us +[\d.]+ % +\d+ +[\d.]+ [kM]samples/s +1.00x +\d\.\d\dx", lines[2]
+        r"numpy +1 +[\d.]+ [mu]s +[\d.]+ % +\d+ +[\d.]+ [kM]samples/s +- +1.00x", lines[2]
     )
     assert lines[3].split()[0] == "textbook"
-    assert re.search(r"numpy .* GFLOP/s +1.00x +-", out)
+    assert re.search(r"numpy .* GFLOP/s +- +1.00x", out)
     assert re.search(
         r"numpy trains W4 \d+\.\d\d (\(unclear\) )?times as fast as the textbook's", out
     )
+
+
+def test_rates_are_shown_beside_the_ceilings(tmp_path: Path, capsys, monkeypatch) -> None:
+    glance = ceilings.Effort((64,), ("copy",), 64, 1, 1, 0.01)
+    monkeypatch.setattr(survey, "GLANCE", survey.GLANCE._replace(cpu=glance))
+    monkeypatch.setattr(bench, "LEAST_FOR_CEILINGS", 0.0)
+    path = tmp_path / "run.json"
+    code = run([*QUICK, "-k", RELU, "-b", "numpy", "--threads", "1", "-o", str(path)])
+    out = capsys.readouterr().out
+    assert code == 0
+    assert re.search(r"numpy +1 .*B/s +[\d.]+ % +1.00x", out)
+    record = results.read(path)
+    assert {c.threads for c in record.ceilings} == {1}
+    assert 0 < record.results[0].rates.pct_peak < 1.05
+
+
+def test_an_impossible_rate_is_refused(tmp_path: Path, capsys, monkeypatch) -> None:
+    low = ceilings.empty("copy_bw", "B/s", threads=1, level="L1", nbytes=1 << 10)
+    monkeypatch.setattr(ceilings, "measure", lambda **settings: [replace(low, value=1.0)])
+    monkeypatch.setattr(bench, "LEAST_FOR_CEILINGS", 0.0)
+    path = tmp_path / "run.json"
+    assert run([*QUICK, "-k", RELU, "-b", "numpy", "-o", str(path)]) == 3
+    out = capsys.readouterr().out
+    assert re.search(r"numpy: FAILED: impossible rate: [\d.e+]+ B/s is .* times the measured", out)
+    assert results.read(path).results[0].status == "failed"
 
 
 def test_results_are_written(tmp_path: Path, capsys) -> None:
@@ -88,7 +114,7 @@ def test_a_failing_kernel_makes_the_run_incomplete(capsys, kernel, reason) -> No
     assert run([*QUICK, "-k", RELU, "-b", f"{planted(kernel)},numpy"]) == 3
     out, err = capsys.readouterr()
     assert f"planted_kernels:{kernel}]: FAILED, not timed: {reason}" in out
-    assert re.search(r"  numpy +[\d.]+ [mun]s", out)
+    assert re.search(r"  numpy +\d+ +[\d.]+ [mun]s", out)
     assert err == ""
     assert psutil.Process().children() == []
 
@@ -284,7 +310,7 @@ def test_cold_caches_are_said_and_recorded(tmp_path: Path, capsys) -> None:
     path = tmp_path / "run.json"
     cold = ["--cache", "cold", "--threads", "1", "-o", str(path)]
     assert run([*QUICK, "-k", RELU, "-b", "numpy", *cold]) == 0
-    assert "  1 thread  cold caches" in capsys.readouterr().out
+    assert "float32  cold caches" in capsys.readouterr().out
     record = results.read(path)
     assert record.settings.cache == "cold"
     assert record.results[0].loops == 1

@@ -5,7 +5,7 @@ import json
 import pytest
 from msgspec.structs import replace
 
-from nnkernels.bench import ceilings, device_ceilings, results, session
+from nnkernels.bench import ceilings, device_ceilings, results, session, survey
 from nnkernels.bench.harness import registry
 from nnkernels.cli import roofline
 from nnkernels.cli._app import run
@@ -39,7 +39,7 @@ class Gram:
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "FULL", TINY)
+    monkeypatch.setattr(survey, "FULL", survey.FULL._replace(cpu=TINY))
     monkeypatch.setitem(session.EFFORTS, "quick", EFFORT)
     monkeypatch.setenv("COLUMNS", "80")
 

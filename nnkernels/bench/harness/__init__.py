@@ -7,7 +7,7 @@ with.
 
 from .registry import add, added, cases
 from .sweeps import Sweep, sweeps
-from .timing import SAMPLE_SECONDS, Track, elapsed, interleave, prime
+from .timing import REWARM_SECONDS, SAMPLE_SECONDS, Track, elapsed, interleave, prime
 from .worker import identify
 from .workload import GATE, MAIN, PRESETS, USER, Agreement, Case, Cost, Preset, Problem, Runner
 
@@ -15,6 +15,7 @@ __all__ = [
     "GATE",
     "MAIN",
     "PRESETS",
+    "REWARM_SECONDS",
     "SAMPLE_SECONDS",
     "USER",
     "Agreement",

@@ -69,6 +69,7 @@ class Track:
         prime_calls: calls made before the first sample.
         compile_s: seconds that the first call took beyond a later one.
         first: seconds of the very first call; None: there was none yet.
+        seconds: that a call took in the fastest batch of the priming.
     """
 
     runner: Runner
@@ -78,6 +79,7 @@ class Track:
     prime_calls: int = 0
     compile_s: float = 0.0
     first: float | None = None
+    seconds: float = 0.0
 
 
 def elapsed(runner: Runner, loops: int) -> float:
@@ -108,6 +110,7 @@ def prime(track: Track, first: float, limit: float) -> None:
     track.loops = max(1, round(SAMPLE_SECONDS / max(best, 1e-9)))
     track.rewarm = best < REWARM_SECONDS
     track.compile_s = first - best
+    track.seconds = best
 
 
 def take(track: Track, loops: int) -> tuple[float, bool]:

@@ -14,6 +14,7 @@ more memory, after which code that allocates in every step is up to a sixth fast
 from __future__ import annotations
 
 import collections
+import dataclasses
 import fcntl
 import functools
 import importlib
@@ -162,6 +163,14 @@ def _declared(preset: Any) -> list[str] | None:
         return None
 
 
+def _limited(backend: Any, threads: int | None) -> Any:
+    """``backend`` with so many threads, to which samples hold the BLAS libraries from outside.
+
+    A backend that sees to them itself takes some 25 us for that in every call.
+    """
+    return dataclasses.replace(backend.configure(threads=threads), limit=None)
+
+
 class Server:
     """The candidate, and the workload it is at."""
 
@@ -186,6 +195,7 @@ class Server:
             "check": self._check,
             "prime": self._prime,
             "sample": self._sample,
+            "forget": self._forget,
             "limit": self._limit,
         }
         name = request.pop("do", None)
@@ -198,17 +208,21 @@ class Server:
     ) -> Reply:
         """Become a candidate: a backend, which may say its number of threads, or a baseline.
 
-        Without ``hold`` the environment and the CPUs of the process see to ``threads``, which costs
-        a short call nothing; a backend that is told takes some 25 us to see to it in every call.
+        Without ``hold`` the environment and the CPUs of the process see to ``threads``.
         """
         self._baseline, self._threads, self._hold = baseline, threads, hold
         if backend is not None:
             found = nnkernels.get_backend(backend)
             own = not hold or None in (threads, found.limit) or found.threads is not None
-            self._backend = found if own else found.configure(threads=threads)
+            self._backend = found if own else _limited(found, threads)
             self._threads = self._backend.threads if hold else threads
         device = "cpu" if self._backend is None else self._backend.device.name
-        return {"identity": identify(), "device": device, "threads": self._threads}, ()
+        return {
+            "identity": identify(),
+            "device": device,
+            "threads": self._threads,
+            "adjustable": self._backend is None or self._backend.limit is not None,
+        }, ()
 
     def _workloads(self, preset: Any) -> Reply:
         """What can be loaded, and :func:`_declared`."""
@@ -269,8 +283,12 @@ class Server:
             track.first, track.prime_calls = elapsed(track.runner, 1), 1
         prime(track, track.first, limit)
         settle(self._threads)
-        primed = {"loops": track.loops, "calls": track.prime_calls, "compile_s": track.compile_s}
-        return primed, ()
+        return {
+            "loops": track.loops,
+            "calls": track.prime_calls,
+            "compile_s": track.compile_s,
+            "seconds": track.seconds,
+        }, ()
 
     def _sample(self, loops: int, inject: float = 0.0, kind: str = "call", cold: int = 0) -> Reply:
         """Take one sample of ``loops`` calls; reply when no thread of this process works.
@@ -312,6 +330,12 @@ class Server:
             device.synchronize()
 
         return flush
+
+    def _forget(self) -> Reply:
+        """Free what is loaded."""
+        self._tracks.clear()
+        _problem.cache_clear()
+        return {}, ()
 
     def _limit(
         self, kind: str, rounds: int, budget: float, on: str = "cpu", **request: Any
