@@ -87,16 +87,17 @@ inline void gelu_backward(Items items, const A* grad, const A* x, A* out, Cell a
 // A row less its maximum holds 0 and nothing above it. NaN is no maximum, but makes NaN of the sum of
 // exps, as an infinity does by inf - inf.
 inline A row_maximum(const A* row, Cell columns) {
-  A lanes[BLOCK];
-  for (Cell k = 0; k < BLOCK; ++k) lanes[k] = row[0];
+  typedef A Lanes __attribute__((vector_size(64)));
+  typedef A Unaligned __attribute__((vector_size(64), aligned(sizeof(A)), may_alias));
+  A top = row[0];
+  Lanes largest = top - Lanes{};
   Cell i = 0;
   for (; i + BLOCK <= columns; i += BLOCK) {
-    NNK_INDEPENDENT
-    for (Cell k = 0; k < BLOCK; ++k) lanes[k] = row[i + k] > lanes[k] ? row[i + k] : lanes[k];
+    const Lanes block = *reinterpret_cast<const Unaligned*>(row + i);
+    largest = block > largest ? block : largest;
   }
-  for (Cell k = 0; i + k < columns; ++k) lanes[k] = row[i + k] > lanes[k] ? row[i + k] : lanes[k];
-  A top = lanes[0];
-  for (Cell k = 1; k < BLOCK; ++k) top = lanes[k] > top ? lanes[k] : top;
+  for (; i < columns; ++i) top = row[i] > top ? row[i] : top;
+  for (Cell k = 0; k < BLOCK; ++k) top = largest[k] > top ? largest[k] : top;
   return top;
 }
 
