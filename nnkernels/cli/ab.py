@@ -227,7 +227,7 @@ def _print_rows(console: Console, run: Run) -> None:
         ("B", "right", 7),
         ("B/A", "right", 6),
         (f"{run.settings.ci:.0%} interval", "right", 13),
-        ("verdict", "left", 10),
+        ("verdict", "left", 11),
     )
     names = [(c.workload, c.backend) for c in run.comparisons]
     for found in run.comparisons:
@@ -249,7 +249,7 @@ def _cells(found: Comparison) -> list[str]:
     from nnkernels.cli._render import duration
 
     if found.verdict is None or found.ratio is None:
-        return ["-", "-", "-", "-", (found.verdict or found.status).upper()]
+        return [*("-" * 4), (found.verdict or found.status).upper()]
     return [
         duration(found.a_s or 0.0),
         duration(found.b_s or 0.0),

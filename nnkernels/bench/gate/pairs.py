@@ -38,6 +38,10 @@ BOTH: tuple[Which, Which] = ("a", "b")
 RETAKES = 3
 """How often a pair is taken again that another process interrupted."""
 
+LONG = 2.0
+"""Samples that last longer than this many times the planned seconds, because a single call does, are
+taken in every other round: they would take most of a run's time, and gain least from its repeats."""
+
 ALLOWANCE = 0.5
 """Pairs of a restart that are taken again, as a fraction: on a busy machine all are interrupted."""
 
@@ -288,12 +292,17 @@ class Pair:
         found = {row: Restart() for row in rows}
         rounds = self._setting.effort.rounds
         allowance = round(ALLOWANCE * rounds * len(rows))
-        for _ in range(rounds):
+        for number in range(rounds):
             for index in rng.permutation(len(rows)):
                 row = rows[index]
+                if number % 2 and self._is_long(found[row], loops[row]):
+                    continue
                 allowance -= self._take(row, loops[row], rng, found[row], min(allowance, RETAKES))
             progress()
         return found
+
+    def _is_long(self, so_far: Restart, loops: int) -> bool:
+        return min(so_far.a) * loops > LONG * self._setting.effort.sample
 
     def _take(
         self, row: Row, loops: int, rng: np.random.Generator, into: Restart, retakes: int

@@ -174,3 +174,30 @@ def test_two_backends() -> None:
         assert a.root == ROOT
     with pytest.raises(InputError, match="one is a backend"), prepared("numpy", str(ROOT)):
         pass
+
+
+@pytest.mark.slow
+def test_the_oldest_revision_of_this_repository_is_driven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By this version's harness; the first revision stands for the first tag."""
+    from nnkernels.bench.gate.pairs import Effort
+    from nnkernels.bench.gate.session import Gate, Plan
+
+    class Silent:
+        def proceed(self, stage, done, total) -> None:
+            pass
+
+    if (
+        not (ROOT / ".git").exists()
+        or sides._git(ROOT, "", "rev-parse", "--is-shallow-repository") == "true"
+    ):
+        pytest.skip("this checkout has no history: fetch it with 'git fetch --unshallow'")
+    monkeypatch.chdir(ROOT)
+    first = sides._git(ROOT, "", "rev-list", "--max-parents=0", "HEAD").splitlines()[-1]
+    with prepared(first, ".") as both:
+        effort = Effort(restarts=1, rounds=1, sample=0.0005, prime=0.05)
+        gate = Gate(Plan(both, "quick", effort, backends=["numpy", "numba"]), Silent())
+        gate.run()
+    statuses = {(c.workload, c.backend): c.status for c in gate.record().comparisons}
+    assert {status for (_, backend), status in statuses.items() if backend == "numba"} == {"new"}
+    compared = [w for (w, backend), s in statuses.items() if (backend, s) == ("numpy", "ok")]
+    assert {"matmul", "relu", "adam", "W1", "W2", "W4"} <= set(compared)
