@@ -39,8 +39,8 @@ RETAKES = 3
 """How often a pair is taken again that another process interrupted."""
 
 LONG = 2.0
-"""Samples that last longer than this many times the planned seconds, because a single call does, are
-taken in every other round: they would take most of a run's time, and gain least from its repeats."""
+"""Samples that last longer than this many times what is planned, because a single call does, are
+taken in every other round: they would take most of a run's time."""
 
 ALLOWANCE = 0.5
 """Pairs of a restart that are taken again, as a fraction: on a busy machine all are interrupted."""
