@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nnkernels.cli._app import FAILED, INCOMPLETE, check_target
+from nnkernels.cli._options import Workloads, add_workloads
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,6 +57,11 @@ def command(
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Write the results as JSON."),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw the ratios: .png, .svg or .pdf."),
+    ] = None,
+    workloads: Workloads = None,
 ) -> None:
     """Find the size from which one backend is faster than another.
 
@@ -72,13 +78,15 @@ def command(
       nnkernels crossover                        the usual workloads
       nnkernels crossover -k matmul -b numpy,numba
       nnkernels crossover -k mlp_step -b "numba(threads=1),numba(threads=2)"
-      nnkernels crossover -k "relu and forward" --threads 1 --budget 20
+      nnkernels crossover -k "relu and forward" --threads 1 --budget 20 --plot relu.png
     """
     from nnkernels.bench import crossover, harness, select
     from nnkernels.bench.session import hired
     from nnkernels.cli._render import Bar
 
     check_target("crossover: -o", output)
+    _check_plot(plot)
+    add_workloads(workloads)
     a, b = _two(backends)
     sweeps = select.select(harness.sweeps(), expression)
     plan = crossover.plan_of(a, b, budget, threads, sys.argv[1:])
@@ -90,6 +98,8 @@ def command(
         finally:
             _save(search, output)
     report.conclude(search.record())
+    if plot is not None:
+        _draw(search.found, plot)
     statuses = {row.status for row in search.rows}
     if "incorrect" in statuses:
         raise typer.Exit(FAILED)
@@ -116,6 +126,25 @@ def _two(backends: str) -> tuple[str, str]:
     if len(names) != 2 or names[0] == names[1]:
         raise InputError(f"crossover: -b takes two different backends, got {backends!r}")
     return names[0], names[1]
+
+
+def _check_plot(path: Path | None) -> None:
+    """Refuse a bad target, or a missing matplotlib, before measuring for minutes."""
+    from nnkernels.bench.report import figures
+
+    check_target("crossover: --plot", path, (".png", ".svg", ".pdf"))
+    if path is not None:
+        with figures.style():
+            pass
+
+
+def _draw(found: Sequence[Crossover], path: Path) -> None:
+    from nnkernels.bench.report import figures
+    from nnkernels.errors import ResultError
+    from nnkernels.files import write_atomically
+
+    figure = figures.crossovers(found, figures.WIDE)
+    write_atomically(path, figures.image(figure, path.suffix), error=ResultError)
 
 
 def _save(search: Search, path: Path | None) -> None:

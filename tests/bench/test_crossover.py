@@ -154,3 +154,23 @@ def test_more_pairs_are_not_taken_of_what_is_known_well_enough() -> None:
     search = duel("quick_start", "best", replace(RELU, high=100), budget=100.0)
     samples = {len(row.times.call.samples) for row in search.rows}
     assert samples == {crossover.PAIRS[0]}
+
+
+def test_where_data_must_travel_both_crossovers_are_found(monkeypatch) -> None:
+    from nnkernels import plugins
+    from nnkernels.bench import harness
+    from nnkernels.bench.harness import registry
+
+    for where, name in ((registry, "_added"), (plugins, "_registered"), (plugins, "_loaded")):
+        monkeypatch.setattr(where, name, dict(getattr(where, name)))
+    harness.add(Path(__file__).with_name("unsynchronised.py"))
+    small = replace(RELU, high=100)
+    plan = plan_of("numpy", "waiting", 1.0, 1)
+    with hired(plan) as crew:
+        search = Search(plan, [small], crew, Recorder())
+        search.run()
+    assert [found.scenario for found in search.found] == ["resident", "transfers"]
+    resident, travelling = search.found
+    assert {p.size for p in travelling.points} >= {p.size for p in resident.points}
+    assert search.rows[0].times.e2e is None  # nothing travels to a CPU
+    assert search.rows[1].times.e2e is not None

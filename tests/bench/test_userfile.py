@@ -281,3 +281,13 @@ def test_an_older_nnkernels_without_registration_is_told(tmp_path: Path, monkeyp
     monkeypatch.delattr(plugins, "register")
     with pytest.raises(InputError, match="takes no backends from files"):
         users(write(tmp_path))
+
+
+def test_a_workload_whose_size_is_one_number_can_grow(tmp_path: Path) -> None:
+    harness.add(write(tmp_path, GOOD.replace("sizes=[100]", "sizes=[100, 20, 500]")))
+    (found,) = [s for s in harness.sweeps() if harness.USER in s.tags]
+    assert (found.id, found.low, found.high) == ("rectified[size]", 20, 500)
+    case = found.at(77)
+    assert case.params == {"size0": 77} or 77 in case.params.values()
+    assert case.sweep == ("rectified[size]", 77)
+    assert found_by(case, case.make().runner(nnkernels.get_backend("numpy"))).ok

@@ -35,8 +35,11 @@ def planted(*kernels: str) -> str:
 
 
 def test_the_answer_in_80_columns(tmp_path: Path, capsys) -> None:
-    path = tmp_path / "run.json"
-    assert run([*RELU, "-b", planted("quick_start", "slow_start"), "-o", str(path)]) == 0
+    pytest.importorskip("matplotlib")
+    path, plot = tmp_path / "run.json", tmp_path / "curve.svg"
+    files = ["-o", str(path), "--plot", str(plot)]
+    assert run([*RELU, "-b", planted("quick_start", "slow_start"), *files]) == 0
+    assert b"<svg" in plot.read_bytes()
     out, err = capsys.readouterr()
     assert err == "" and "\x1b" not in out
     title, header, row, *rest = out.splitlines()
@@ -77,6 +80,8 @@ def test_a_wrong_kernel_fails_the_run(capsys) -> None:
         (["-b", "numpy,nunpy"], "Did you mean 'numpy'"),
         (["-k", "nothing"], "matches no workload"),
         (["--budget", "-1"], "--budget"),
+        (["--plot", "curve.txt"], "the name must end in .png, .svg or .pdf"),
+        (["--workloads", "nowhere.py"], "no such Python file"),
         (["--threads", "0"], "--threads"),
         (["-o", "/nonexistent/run.json"], "the folder does not exist"),
     ],

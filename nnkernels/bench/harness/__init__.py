@@ -6,10 +6,22 @@ with.
 """
 
 from .registry import add, added, cases
-from .sweeps import Sweep, sweeps
+from .sweeps import sweeps
 from .timing import REWARM_SECONDS, SAMPLE_SECONDS, Track, elapsed, interleave, prime
 from .worker import identify
-from .workload import GATE, MAIN, PRESETS, USER, Agreement, Case, Cost, Preset, Problem, Runner
+from .workload import (
+    GATE,
+    MAIN,
+    PRESETS,
+    USER,
+    Agreement,
+    Case,
+    Cost,
+    Preset,
+    Problem,
+    Runner,
+    Sweep,
+)
 
 __all__ = [
     "GATE",

@@ -12,7 +12,7 @@ from . import userfile
 from .inference import cases as inference_cases
 from .operators import cases as operator_cases
 from .training import cases as training_cases
-from .workload import Case, Preset
+from .workload import Case, Preset, Sweep
 
 _added: dict[Path, userfile.UserFile] = {}
 
@@ -25,6 +25,11 @@ def cases(preset: Preset = "default") -> list[Case]:
     """
     users = [case for file in _added.values() for case in file.cases(preset)]
     return [*_own(preset), *users]
+
+
+def user_sweeps() -> list[Sweep]:
+    """Users' workloads that have a size to grow."""
+    return [sweep for file in _added.values() for sweep in file.sweeps()]
 
 
 def _own(preset: Preset) -> list[Case]:

@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from typing import Any
 
-from . import operators, training
+from . import operators, registry, training
 from .networks import Network
-from .workload import MAIN, Case
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """A workload that grows in one direction.
-
-    Attributes:
-        workload: its name.
-        over: what grows: ``n`` (all sides of square matrices), ``elements``, ``rows``, ``batch``
-            or ``width``.
-        low, high: the sizes between which the interesting ones lie.
-        tags: words that ``-k`` finds it by, besides its id.
-        make: the workload at a size.
-    """
-
-    workload: str
-    over: str
-    low: int
-    high: int
-    tags: tuple[str, ...]
-    make: Callable[[int], Case]
-
-    @property
-    def id(self) -> str:
-        """The name that lists show: ``matmul[n]``."""
-        return f"{self.workload}[{self.over}]"
-
-    def at(self, size: int) -> Case:
-        """The workload at ``size``, which a worker finds again by the sweep's id and the size."""
-        return replace(self.make(size), sweep=(self.id, size))
+from .workload import MAIN, Case, Sweep
 
 
 def sweeps() -> list[Sweep]:
-    """Training steps over batch and width, then every operator that has a size to grow."""
-    return [*_training_sweeps(), *_operator_sweeps()]
+    """Training steps over batch and width, every operator that has a size to grow, users' own."""
+    return [*_training_sweeps(), *_operator_sweeps(), *registry.user_sweeps()]
 
 
 def sweep(id: str) -> Sweep:

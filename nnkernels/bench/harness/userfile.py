@@ -22,7 +22,7 @@ import nnkernels.errors
 
 from . import declare
 from .poison import legible, poison
-from .workload import USER, Agreement, Case, Cost, Preset, Runner, rate_of
+from .workload import USER, Agreement, Case, Cost, Preset, Runner, Sweep, rate_of
 
 BackendError = nnkernels.errors.BackendError
 InputError = nnkernels.errors.InputError
@@ -64,6 +64,18 @@ class UserFile:
             for declared, cls in self.workloads
             for size in declared.sizes[preset]
         ]
+
+    def sweeps(self) -> list[Sweep]:
+        """Its workloads whose size is one number, from the smallest to the largest declared."""
+        found = []
+        for declared, cls in self.workloads:
+            sizes = {size for preset in declared.sizes.values() for size in preset}
+            if len(sizes) > 1 and all(len(size) == 1 for size in sizes):
+                make = functools.partial(_case_at, self.path, declared, cls)
+                (low,), (high,) = min(sizes), max(sizes)
+                tags = (*declared.tags, USER)
+                found.append(Sweep(declared.name, "size", low, high, tags, make))
+        return found
 
     def register(self) -> None:
         """Make its backends known.
@@ -185,6 +197,10 @@ def _what(error: BaseException) -> str:
         return str(error)
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _case_at(path: Path, declared: declare.Workload, cls: type, size: int) -> Case:
+    return _case(path, declared, cls, (size,))
 
 
 def _case(path: Path, declared: declare.Workload, cls: type, size: declare.Size) -> Case:

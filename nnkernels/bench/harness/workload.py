@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 Rate = Literal["flop", "byte", "item"]
@@ -121,3 +121,33 @@ class Case:
         """The name that lists and test ids show; it tells the dtype where that is not float32."""
         dtype = "" if self.dtype == "float32" else f"-{self.dtype}"
         return f"{self.workload}[{self.size}{dtype}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A workload that grows in one direction.
+
+    Attributes:
+        workload: its name.
+        over: what grows: ``n`` (all sides of square matrices), ``elements``, ``rows``, ``batch``,
+            ``width`` or, of users' workloads, ``size``.
+        low, high: the sizes between which the interesting ones lie.
+        tags: words that ``-k`` finds it by, besides its id.
+        make: the workload at a size.
+    """
+
+    workload: str
+    over: str
+    low: int
+    high: int
+    tags: tuple[str, ...]
+    make: Callable[[int], Case]
+
+    @property
+    def id(self) -> str:
+        """The name that lists show: ``matmul[n]``."""
+        return f"{self.workload}[{self.over}]"
+
+    def at(self, size: int) -> Case:
+        """The workload at ``size``, which a worker finds again by the sweep's id and the size."""
+        return replace(self.make(size), sweep=(self.id, size))
