@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from nnkernels.bench import harness, session
 from nnkernels.errors import InputError
+
+SETTINGS = Path(__file__).with_name("pytest.ini")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Add a user's workloads, so that a mistake in the file ends the run with one line."""
+    if config.inipath != SETTINGS:
+        raise pytest.UsageError(
+            "benchmarks/ is measured with its own pytest.ini: give pytest no other path, and write "
+            "--workloads=FILE.py with the '='"
+        )
     try:
         for path in config.getoption("--workloads"):
             harness.add(path)

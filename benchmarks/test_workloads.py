@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from statistics import median
+from typing import Any
+
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from nnkernels import get_backend
+from nnkernels.bench import machine
 from nnkernels.bench.harness import Case, Track, elapsed, prime
+from nnkernels.bench.harness.timing import take
 
 
 def test_workload(benchmark: BenchmarkFixture, case: Case, candidate: str) -> None:
@@ -37,4 +42,18 @@ def test_workload(benchmark: BenchmarkFixture, case: Case, candidate: str) -> No
         byte_s=case.cost.bytes / seconds,
         item_s=case.cost.items / seconds,
         max_rel_err=agreement.error,
+        compile_s=track.compile_s,
+        fingerprint=machine.fingerprint(machine.identity()),
+        **_device_times(runner, track.loops),
     )
+
+
+def _device_times(runner: Any, loops: int) -> dict[str, float]:
+    """Seconds of a call by the device's clock, and with its transfers; nothing on a CPU."""
+    queued = getattr(runner, "queued", None)
+    if queued is None:
+        return {}
+    travelling = Track(queued.travelling())
+    prime(travelling, elapsed(travelling.runner, 1), limit=0.5)
+    samples = [take(travelling, travelling.loops)[0] for _ in range(5)]
+    return {"kernel_s": queued.time(min(loops, 512), False).seconds, "e2e_s": median(samples)}

@@ -291,3 +291,11 @@ def test_a_workload_whose_size_is_one_number_can_grow(tmp_path: Path) -> None:
     assert case.params == {"size0": 77} or 77 in case.params.values()
     assert case.sweep == ("rectified[size]", 77)
     assert found_by(case, case.make().runner(nnkernels.get_backend("numpy"))).ok
+
+
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(# mine\.py\n.*?)```", text, re.DOTALL)
+    (gram,) = users(write(tmp_path, example))
+    for backend in ("numpy", "mine"):
+        assert found_by(gram, gram.make().runner(nnkernels.get_backend(backend))).ok
