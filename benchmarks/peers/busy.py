@@ -49,7 +49,10 @@ def measure_busy(
     task = training_task(workload, TABLE, quick)
     entries = [(candidate, count) for candidate in candidates for count in threads]
     with busy_process():
-        return measure(task, entries, effort, tell, pinned=False)
+        found = measure(task, entries, effort, tell, pinned=False)
+    for row in found:
+        row.busy = True
+    return found
 
 
 def slowdowns(rows: Sequence[Row]) -> list[tuple[Row, Row, float]]:

@@ -54,6 +54,11 @@ class Candidate:
     note: str | None = None
     missing: str | None = None
 
+    @property
+    def label(self) -> str:
+        """What results call it: ours by the backend."""
+        return str(self.options["backend"]) if self.kind == "ours" else self.name
+
 
 _TORCH, _JAX = f"{_HERE}.pytorch:PyTorch", f"{_HERE}.with_jax"
 _ON_CPU = {"JAX_PLATFORMS": "cpu"}

@@ -118,7 +118,7 @@ class _Run:
         self.candidate = candidate
         row = empty_row("mnist", "shuffled", candidate, threads)
         self.lane = Lane(candidate, threads, row)
-        names = (candidate.name, candidate.title, candidate.kind)
+        names = (candidate.label, candidate.title, candidate.kind)
         self.target = Target(*names, threads, row.status, row.reason)
         self._seconds, self._epochs, self._accuracy = 0.0, 0, 0.0
 

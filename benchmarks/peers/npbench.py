@@ -18,7 +18,9 @@ import numpy as np
 import psutil
 
 from benchmarks.peers.catalogue import Candidate, checked
+from benchmarks.peers.record import Subject
 from benchmarks.peers.rounds import Task
+from nnkernels.bench.harness import Cost
 from nnkernels.errors import InputError
 
 NAME = "npbench"
@@ -67,7 +69,7 @@ def candidates(folder: Path, workload: str) -> list[Candidate]:
 def _candidate(path: Path, benchmark: str) -> Candidate:
     form = path.stem.removeprefix(f"{benchmark}_")
     return Candidate(
-        NAME,
+        f"{NAME}-{form}",
         f"NPBench {form}",
         f"{_HERE}:Function",
         options={"file": str(path), "function": benchmark},
@@ -95,7 +97,22 @@ def task(folder: Path, workload: str) -> Task:
         return _distance(found[0], expected)
 
     problem = (f"{draw.__module__}:draw", arguments)
-    return Task(workload, TABLE, problem, (1,), error, times_wrong=True)
+    made = subject(folder, workload)
+    return Task(workload, TABLE, problem, (1,), error, made, times_wrong=True)
+
+
+def subject(folder: Path, workload: str) -> Subject:
+    """The workload's sizes; flops of the products, and arrays read or written once."""
+    benchmark, size, *_ = workload.split("-")
+    sizes = _read_details(folder, benchmark)["parameters"][size]
+    numbers = _numbers(benchmark, sizes)
+    if benchmark == "mlp":
+        rows = sizes["N"]
+        cost = Cost(2.0 * rows * numbers, 4.0 * (numbers + rows * sizes["C_in"]), rows)
+    else:
+        rows = sizes["N"] * sizes["H"] * sizes["SM"]
+        cost = Cost(0.0, 8.0 * rows * sizes["SM"], rows)
+    return Subject("x".join(map(str, sizes.values())), sizes, cost)
 
 
 def draw(folder: str, workload: str) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.peers.worker import CPUS
-from nnkernels.bench.workers import Worker, WorkerLostError
+from nnkernels.bench.workers import Settings, Worker
 
 ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("worker.py")
 
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -44,37 +43,17 @@ class Process(Worker):
     def __init__(
         self, threads: int, environment: Mapping[str, str], cpus: Sequence[int] | None
     ) -> None:
-        request_end, self._requests = os.pipe()
-        self._replies, reply_end = os.pipe()
-        life_end, self._life = os.pipe()
-        theirs = (request_end, reply_end, life_end)
-        self._buffer = bytearray()
-        self._open = [self._requests, self._replies, self._life]
-        listed = CPUS if cpus is None else ",".join(map(str, cpus))
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", f"{__package__}.worker", *map(str, theirs), listed],
-                env=_environment(threads, environment),
-                pass_fds=theirs,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._close_pipes()
-            raise WorkerLostError(f"its process cannot be started: {error.strerror}") from error
-        finally:
-            for end in theirs:
-                os.close(end)
+        path = [str(ROOT), *(entry for entry in sys.path if entry)]
+        variables = {
+            **dict.fromkeys(POOLS, str(threads)),
+            "PYTHONPATH": os.pathsep.join(path),  # for the processes that a library starts
+            **environment,
+        }
+        super().__init__(Settings(path=path, environment=variables, cpus=cpus, program=PROGRAM))
 
     def seconds(self, patience: float, do: str, **request: Any) -> float:
         """What the candidate says that something took; errors as with ``ask``."""
         return self.ask(Seconds, patience, do, **request).seconds
-
-
-def _environment(threads: int, extra: Mapping[str, str]) -> dict[str, str]:
-    path = [str(ROOT), *(entry for entry in sys.path if entry)]
-    pools = dict.fromkeys(POOLS, str(threads))
-    return {**os.environ, **pools, "PYTHONPATH": os.pathsep.join(path), **extra}
 
 
 def last_cpus(count: int) -> list[int] | None:

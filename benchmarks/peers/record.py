@@ -1,34 +1,50 @@
-"""What was found, as data: the schema ``nnkernels.peers/1``."""
+"""What was found, while it is measured, and as nnkernels' own results (``nnkernels.bench``)."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import statistics
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-import msgspec
-
-from nnkernels.bench.results import Code, Machine
-from nnkernels.errors import ResultError
-from nnkernels.files import write_atomically
+from nnkernels.bench import results
+from nnkernels.bench.harness import Cost
+from nnkernels.bench.statistics import summarise
 
 Status = Literal["ok", "wrong", "missing", "unable", "failed"]
-
-SCHEMA: Literal["nnkernels.peers/1"] = "nnkernels.peers/1"
+Kind = Literal["ours", "stock", "hack"]
 
 LIBRARIES = ("numpy", "scipy", "numba", "torch", "jax", "jaxlib", "scikit-learn")
 
+STATUSES: Mapping[Status, Literal["ok", "skipped", "failed", "incorrect"]] = {
+    "ok": "ok",
+    "wrong": "incorrect",
+    "missing": "skipped",
+    "unable": "skipped",
+    "failed": "failed",
+}
+"""What nnkernels' results call each status."""
 
-class Row(msgspec.Struct):
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A workload as results name it: its size, for people and for programs, and its cost."""
+
+    size: str
+    params: Mapping[str, int | float | str]
+    cost: Cost
+
+
+@dataclass(slots=True)
+class Row:
     """One candidate at one workload with one number of threads.
 
     Attributes:
         workload: ``W1``, ..., or one of NPBench's.
         table: which batches, or ``npbench``.
         threads: of every pool.
-        name, title, kind: the candidate's.
+        name, title, kind: the candidate's: what results call it, and what tables do.
         note: what a reader of the times should know.
         status: ``wrong`` results are beyond the limit; ``unable`` is a library that cannot
             express the workload.
@@ -38,6 +54,9 @@ class Row(msgspec.Struct):
         first_s: building the candidate and its first step, compilation included.
         steps: of a round.
         samples: seconds a step, one a round.
+        limit: the error that is allowed.
+        subject: the workload; None where no result is made of the row.
+        busy: whether another process kept a CPU busy.
     """
 
     workload: str
@@ -45,7 +64,7 @@ class Row(msgspec.Struct):
     threads: int
     name: str
     title: str
-    kind: str
+    kind: Kind
     note: str | None = None
     status: Status = "ok"
     reason: str | None = None
@@ -54,7 +73,10 @@ class Row(msgspec.Struct):
     drift_steps: int | None = None
     first_s: float | None = None
     steps: int | None = None
-    samples: list[float] = []
+    samples: list[float] = field(default_factory=list)
+    limit: float = 0.0
+    subject: Subject | None = None
+    busy: bool = False
 
     @property
     def median(self) -> float:
@@ -67,7 +89,8 @@ class Row(msgspec.Struct):
         return (max(self.samples) - min(self.samples)) / 2 / self.median
 
 
-class Ratio(msgspec.Struct):
+@dataclass(frozen=True, slots=True)
+class Ratio:
     """How many times as fast as the best stock peer with as many threads or fewer ours is."""
 
     workload: str
@@ -79,7 +102,8 @@ class Ratio(msgspec.Struct):
     ratio: float
 
 
-class Target(msgspec.Struct):
+@dataclass(slots=True)
+class Target:
     """Training of one candidate to a test accuracy, once for every seed.
 
     ``seconds`` and ``epochs`` are None where it was not reached; ``first_s`` (building it and its
@@ -88,42 +112,67 @@ class Target(msgspec.Struct):
 
     name: str
     title: str
-    kind: str
+    kind: Kind
     threads: int
     status: Status = "ok"
     reason: str | None = None
-    seconds: list[float | None] = []
-    epochs: list[int | None] = []
-    accuracy: list[float] = []
+    seconds: list[float | None] = field(default_factory=list)
+    epochs: list[int | None] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
     first_s: float | None = None
 
 
-class Record(msgspec.Struct):
-    """One run."""
+def result(row: Row) -> results.Result:
+    """A row as one of nnkernels' results; what those lack is in ``peer``."""
+    assert row.subject is not None
+    subject, judged = row.subject, row.status in ("ok", "wrong")
+    times = summarise(row.samples, 0) if row.samples else None
+    marks = [row.table] if row.table == "shuffled" else []
+    marks += ["busy"] if row.busy else []
+    cost = results.CostRecord(subject.cost.flop, subject.cost.bytes, subject.cost.items)
+    peer = results.Peer(row.title, row.kind, row.note, row.first_s, row.drift, row.drift_steps)
+    return results.Result(
+        workload=row.workload,
+        params={**subject.params, "batches": row.table, "busy": int(row.busy)},
+        dtype="float32",
+        backend=row.name,
+        device="cpu",
+        correctness=results.Correctness(row.status == "ok", row.error, row.limit)
+        if judged
+        else None,
+        compile_s=None,
+        prime_calls=None,
+        loops=row.steps,
+        times=results.TimesByKind(times),
+        cost=cost,
+        rates=_rates(cost, times.median) if times else results.Rates(None, None, None),
+        memory=results.Memory(),
+        energy=results.Energy(),
+        status=STATUSES[row.status],
+        reason=row.reason,
+        size="-".join([subject.size, *marks]),
+        threads=row.threads,
+        peer=peer,
+    )
 
-    schema: Literal["nnkernels.peers/1"]
-    created: str
-    argv: list[str]
-    quick: bool
-    complete: bool
-    code: Code
-    machine: Machine
-    warnings: list[str]
-    libraries: dict[str, str | None]
-    rows: list[Row]
-    ratios: list[Ratio]
-    busy: list[Row]
-    targets: list[Target]
+
+def _rates(cost: results.CostRecord, seconds: float) -> results.Rates:
+    flop_s = cost.flop / seconds if cost.flop else None
+    return results.Rates(flop_s, cost.bytes / seconds, cost.items / seconds)
 
 
-def write(path: Path, record: Record) -> None:
-    """Write it as JSON, atomically.
-
-    Raises:
-        ResultError: the file cannot be written.
-    """
-    data = msgspec.json.format(msgspec.json.encode(record), indent=1)
-    write_atomically(path, data + b"\n", error=ResultError)
+def target(found: Target) -> results.Target:
+    """A training to a target as nnkernels' results keep it."""
+    return results.Target(
+        backend=found.name,
+        threads=found.threads,
+        peer=results.Peer(found.title, found.kind, first_s=found.first_s),
+        status=STATUSES[found.status],
+        reason=found.reason,
+        seconds=found.seconds,
+        epochs=found.epochs,
+        accuracy=found.accuracy,
+    )
 
 
 def libraries() -> dict[str, str | None]:

@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.peers.catalogue import Candidate
 from benchmarks.peers.problem import draw, reference, update_error
 from benchmarks.peers.process import Process, last_cpus
-from benchmarks.peers.record import Row
+from benchmarks.peers.record import Row, Subject
+from nnkernels.bench import harness
 from nnkernels.bench.workers import CandidateError
 
 LIMIT = 1e-4
@@ -55,6 +56,7 @@ class Task:
         error: of the outputs at a checkpoint, by its place.
         limit: largest error at the first checkpoint.
         times_wrong: whether a candidate that is wrong is timed all the same, and marked.
+        subject: the workload as results name it.
     """
 
     workload: str
@@ -62,6 +64,7 @@ class Task:
     problem: tuple[str, dict[str, Any]]
     checkpoints: tuple[int, ...]
     error: Callable[[int, Sequence[Any]], float]
+    subject: Subject
     limit: float = LIMIT
     times_wrong: bool = False
 
@@ -81,7 +84,15 @@ def training_task(workload: str, table: str, quick: bool) -> Task:
     def error(place: int, found: Sequence[Any]) -> float:
         return update_error(found, expected[place], initial)
 
-    return Task(workload, table, (f"{draw.__module__}:draw", arguments), checkpoints, error)
+    drawn = (f"{draw.__module__}:draw", arguments)
+    return Task(workload, table, drawn, checkpoints, error, subject(workload, quick))
+
+
+def subject(workload: str, quick: bool) -> Subject:
+    """A training step as the registry has it."""
+    cases = harness.cases("quick" if quick else "default")
+    case = next(c for c in cases if c.workload == workload)
+    return Subject(case.size, case.params, case.cost)
 
 
 @dataclass(slots=True)
@@ -108,6 +119,8 @@ def measure(
     is what makes JAX single-threaded.
     """
     lanes = [Lane(c, n, empty_row(task.workload, task.table, c, n)) for c, n in entries]
+    for lane in lanes:
+        lane.row.subject, lane.row.limit = task.subject, task.limit
     with contextlib.ExitStack() as stack:
         for lane in lanes:
             if lane.candidate.missing is None:
@@ -122,7 +135,7 @@ def measure(
 
 def empty_row(workload: str, table: str, candidate: Candidate, threads: int) -> Row:
     """A row before anything is measured; that of a missing candidate says why."""
-    names = (candidate.name, candidate.title, candidate.kind)
+    names = (candidate.label, candidate.title, candidate.kind)
     row = Row(workload, table, threads, *names, candidate.note)
     if candidate.missing is not None:
         row.status, row.reason = "missing", candidate.missing

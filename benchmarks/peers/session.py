@@ -6,14 +6,14 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from rich.markup import escape
 
 from benchmarks.peers import busy, catalogue, mnist, npbench, record, rounds, table
-from nnkernels.bench import machine
+from nnkernels.bench import results
+from nnkernels.bench.recording import Recorder
 from nnkernels.cli._render import stderr, stdout
 
 WRONG, INTERRUPTED = 1, 130
@@ -70,7 +70,8 @@ class Session:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._start = machine.Start()
+        effort = plan.effort
+        self._recorder = Recorder(plan.argv, 0, effort.rounds * effort.seconds)
         self._console, self._notices = stdout(), stderr()
         self._rows: list[record.Row] = []
         self._busy: list[record.Row] = []
@@ -109,9 +110,10 @@ class Session:
         candidates = [*ours, *npbench.candidates(folder, workload)]
         if reason := npbench.too_large(folder, workload, len(candidates) + 1):
             absent = [replace(c, missing=c.missing or reason) for c in candidates]
-            self._add(
-                [rounds.empty_row(workload, npbench.TABLE, c, n) for c, n in self._each(absent)]
-            )
+            rows = [rounds.empty_row(workload, npbench.TABLE, c, n) for c, n in self._each(absent)]
+            for row in rows:
+                row.subject = npbench.subject(folder, workload)
+            self._add(rows)
             return
         with self._told() as tell:
             tell(f"{workload}: the float64 reference")
@@ -165,22 +167,15 @@ class Session:
         """Write the record where the plan says."""
         if self._plan.json is None:
             return
-        found = record.Record(
-            schema=record.SCHEMA,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            argv=self._plan.argv,
-            quick=self._plan.quick,
+        found = self._recorder.record(
+            "peers",
+            [record.result(row) for row in (*self._rows, *self._busy)],
             complete=self._complete,
-            code=machine.code(),
-            machine=machine.describe(self._start),
             warnings=warnings(),
+            targets=[record.target(target) for target in self._targets],
             libraries=record.libraries(),
-            rows=self._rows,
-            ratios=record.ratios(self._rows),
-            busy=self._busy,
-            targets=self._targets,
         )
-        record.write(self._plan.json, found)
+        results.write(self._plan.json, found)
 
     def conclude(self) -> int:
         """The exit code: whether ours did what it was asked to."""

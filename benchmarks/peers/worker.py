@@ -1,55 +1,26 @@
-"""The process of one candidate: ``python -m benchmarks.peers.worker REQUESTS REPLIES LIFE CPUS``.
+"""The process of one candidate: ``python worker.py REQUESTS REPLIES LIFE SYS_PATH WORKLOADS``.
 
-The first three arguments are the numbers of inherited pipe ends. CPUS are the numbers of the CPUs
-it may use, joined by commas, or ``all``; the choice is made before any library counts them.
-Requests and replies are those of ``nnkernels.bench.workers``.
+The arguments, requests and replies are those of nnkernels' own workers
+(``nnkernels/bench/harness``). No library of a candidate is imported before a request asks for it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import importlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-CPUS = "all"
-
 
 def main() -> None:
     """Serve until the pipe of requests ends."""
-    *ends, cpus = sys.argv[1:]
-    requests, replies, life = map(int, ends)
-    if cpus != CPUS:
-        os.sched_setaffinity(0, {int(number) for number in cpus.split(",")})
-    for end in (requests, replies, life):
-        os.set_inheritable(end, False)
-    _die_with_parent(life)
-    os.dup2(2, 1)
-    with os.fdopen(requests, "rb") as lines, os.fdopen(replies, "wb") as answers:
-        _serve(lines, answers)
-
-
-def _die_with_parent(life: int) -> None:
-    """Have the kernel end this process, busy or hung, when the other end of ``life`` closes."""
-    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
-
-
-def _serve(requests: Any, replies: Any) -> None:
-    from nnkernels.bench.harness.worker import send
-
-    server = Server()
-    for line in requests:
-        try:
-            reply, arrays = server.answer(json.loads(line))
-        except (Exception, SystemExit) as error:  # a candidate is foreign code
-            reply, arrays = {"error": str(error), "kind": type(error).__name__}, []
-        send(replies, reply, arrays)
+    *pipes, path, _ = sys.argv[1:]
+    sys.path[:] = json.loads(path)
+    harness = importlib.import_module("nnkernels.bench.harness.worker")
+    harness.run(*map(int, pipes), make=Server)
 
 
 class Server:

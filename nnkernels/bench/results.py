@@ -189,6 +189,22 @@ class Energy(_Record, frozen=True):
     source: str | None = None
 
 
+class Peer(_Record, frozen=True):
+    """What the comparison with other libraries knows of a row besides.
+
+    ``kind``: ``stock`` is a library as its users run it; only those are peers to beat.
+    ``first_s``: building the candidate and its first step, compilation included. ``drift``: the
+    error after ``drift_steps`` steps, for information; null where it is not finite.
+    """
+
+    title: str
+    kind: Literal["ours", "stock", "hack"]
+    note: str | None = None
+    first_s: float | None = None
+    drift: float | None = None
+    drift_steps: int | None = None
+
+
 class Result(_Record, frozen=True):
     """One workload at one size on one candidate: a backend, or a labelled baseline."""
 
@@ -210,6 +226,7 @@ class Result(_Record, frozen=True):
     reason: str | None
     size: str | None = None
     threads: int | None = None
+    peer: Peer | None = None
 
 
 class Ceiling(_Record, frozen=True):
@@ -329,8 +346,28 @@ class CalibrationRow(_Record, frozen=True):
     restarts: int | None
 
 
+class Target(_Record, frozen=True):
+    """Training of one candidate to a test accuracy, once for every seed.
+
+    ``seconds`` and ``epochs`` are null where it was not reached; what ``peer.first_s`` tells is not
+    part of them.
+    """
+
+    backend: str
+    threads: int
+    peer: Peer
+    status: Literal["ok", "skipped", "failed", "incorrect"]
+    reason: str | None
+    seconds: list[float | None]
+    epochs: list[int | None]
+    accuracy: list[float]
+
+
 class Run(_Record, frozen=True):
-    """One run of a measuring command; ``complete`` is false when it was interrupted."""
+    """One run of a measuring command; ``complete`` is false when it was interrupted.
+
+    ``libraries``: versions of those that are compared with; null where one is not installed.
+    """
 
     schema: Literal["nnkernels.bench/1"]
     kind: Literal["bench", "ab", "crossover", "roofline", "calibrate", "peers", "compare"]
@@ -350,6 +387,8 @@ class Run(_Record, frozen=True):
     crossovers: list[Crossover] = []
     calibration: list[CalibrationRow] = []
     warnings: list[str] = []
+    targets: list[Target] = []
+    libraries: dict[str, str | None] = {}
 
 
 def new_id() -> str:

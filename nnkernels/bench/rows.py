@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from nnkernels.bench.results import Result, Run, Times
@@ -74,17 +74,30 @@ def timed(run: Run) -> Mapping[Row, Times]:
 def cases(run: Run) -> Mapping[str, Mapping[str, Times]]:
     """For every workload that was timed, the calls' times by candidate.
 
-    A workload's title is its name; where one was measured at several sizes or dtypes, with them.
+    A workload's title is its name; where one was measured at several sizes or dtypes, with them,
+    and with the threads where a candidate was measured with several numbers of them.
     """
-    found: dict[tuple[str, str, str], dict[str, Times]] = {}
-    for result in run.results:
-        if result.times.call is not None and result.status == "ok":
-            key = (result.workload, size_of(result), result.dtype)
-            found.setdefault(key, {})[result.backend] = result.times.call
-    names = [workload for workload, _, _ in found]
-    dtypes = {dtype for _, _, dtype in found}
+    timed = [r for r in run.results if r.times.call is not None and r.status == "ok"]
+    threads = _compared_threads(timed)
+    found: dict[tuple[str, str, str, int | None], dict[str, Times]] = {}
+    for result in timed:
+        assert result.times.call is not None
+        key = (result.workload, size_of(result), result.dtype)
+        told = result.threads if threads else None
+        found.setdefault((*key, told), {})[result.backend] = result.times.call
+    sizes: dict[str, set[str]] = {}
+    for workload, size, *_ in found:
+        sizes.setdefault(workload, set()).add(size)
+    dtypes = {dtype for _, _, dtype, _ in found}
     return {
-        (workload if names.count(workload) == 1 else case_name(workload, size))
-        + (f" {dtype}" if len(dtypes) > 1 else ""): times
-        for (workload, size, dtype), times in found.items()
+        (workload if len(sizes[workload]) == 1 else case_name(workload, size))
+        + (f" {dtype}" if len(dtypes) > 1 else "")
+        + (f" with {counted(told, 'thread')}" if told is not None else ""): times
+        for (workload, size, dtype, told), times in found.items()
     }
+
+
+def _compared_threads(results: Sequence[Result]) -> bool:
+    """Whether a candidate was measured more than once on a workload, with other threads."""
+    names = [(r.workload, size_of(r), r.dtype, r.backend) for r in results]
+    return len(set(names)) < len(names)

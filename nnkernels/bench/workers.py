@@ -131,12 +131,14 @@ class Settings:
             process's own.
         environment: variables set beside this process's own; None: not set at all.
         cpus: the only CPUs that it may use; None leaves the system's choice.
+        program: the file that it runs, called as ``harness/__main__.py`` is.
     """
 
     python: str | None = None
     path: Sequence[str] | None = None
     environment: Mapping[str, str | None] = field(default_factory=dict)
     cpus: Collection[int] | None = None
+    program: Path = BOOT
 
 
 class Worker:
@@ -159,7 +161,13 @@ class Worker:
         self._open = [self._requests, self._replies, self._life]
         try:
             self._process = subprocess.Popen(
-                [chosen.python or sys.executable, str(BOOT), *map(str, theirs), path, workloads],
+                [
+                    chosen.python or sys.executable,
+                    str(chosen.program),
+                    *map(str, theirs),
+                    path,
+                    workloads,
+                ],
                 pass_fds=theirs,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,

@@ -1,12 +1,14 @@
 """The command: what it refuses, and one small run."""
 
-import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.peers import catalogue, mnist
 from benchmarks.peers.cli import main
+from nnkernels.bench import conclusions, results
+from nnkernels.cli._app import run
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,21 @@ def test_a_run_shows_and_writes_everything(
     out, err = capsys.readouterr()
     assert "OPENBLAS_L2_SIZE=512" in err
     assert "PyTorch eager: missing, no_such_module is not installed" in out
-    found = json.loads(path.read_text())
-    assert [row["status"] for row in found["rows"]] == ["ok", "missing", "ok"]
-    assert (found["complete"], found["ratios"][0]["best"]) == (True, "textbook NumPy")
-    assert "OPENBLAS_L2_SIZE=512" in found["warnings"][0]
+    found = results.read(path)
+    assert (found.kind, found.complete, found.libraries["numpy"]) == (
+        "peers",
+        True,
+        np.__version__,
+    )
+    rows = [(r.backend, r.size, r.threads, r.status) for r in found.results]
+    assert rows == [
+        ("numpy", "20-64-64-1-b256", 1, "ok"),
+        ("torch", "20-64-64-1-b256", 1, "skipped"),
+        ("textbook", "20-64-64-1-b256", 1, "ok"),
+    ]
+    assert found.results[0].cost.items == 256
+    assert "OPENBLAS_L2_SIZE=512" in found.warnings[0]
+    (sentence,) = [s for s in conclusions.of_run(found) if "trains W4" in s]
+    assert sentence.startswith("numpy trains W4 ")
+    assert run(["report", str(path), "-o", str(tmp_path / "report.html")]) == 0
+    assert "How do other libraries compare?" in (tmp_path / "report.html").read_text()

@@ -7,7 +7,9 @@ import pytest
 
 from benchmarks.peers import catalogue, record, session
 from benchmarks.peers.record import Row
-from nnkernels.bench import machine
+from nnkernels.bench import machine, results
+from nnkernels.bench.harness import Cost
+from nnkernels.bench.recording import Recorder
 
 
 def row(title: str, kind: str, threads: int, seconds: float, status: str = "ok") -> Row:
@@ -48,25 +50,49 @@ def test_settings_that_slow_blas_down_are_told(monkeypatch: pytest.MonkeyPatch) 
     assert "env -u OPENBLAS_L2_SIZE" in warning
 
 
-def test_a_record_can_be_read_again(tmp_path: Path) -> None:
-    made = record.Record(
-        schema=record.SCHEMA,
-        created="now",
-        argv=[],
-        quick=True,
-        complete=True,
-        code=machine.code(),
-        machine=machine.describe(machine.Start()),
-        warnings=[],
-        libraries=record.libraries(),
-        rows=[row("ours", "ours", 1, 1.0)],
-        ratios=[],
-        busy=[],
-        targets=[],
+SUBJECT = record.Subject("784-10-b32", {"batch": 32}, Cost(100.0, 50.0, 32))
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "timed"),
+    [
+        ("ok", "ok", True),
+        ("wrong", "incorrect", True),
+        ("missing", "skipped", False),
+        ("unable", "skipped", False),
+        ("failed", "failed", False),
+    ],
+)
+def test_a_row_is_one_of_our_results(tmp_path: Path, status: str, told: str, timed: bool) -> None:
+    made = row("jax-loop", "stock", 2, 2.0, status=status)
+    made.subject, made.error, made.limit, made.drift = SUBJECT, 1e-6, 1e-4, 0.1
+    if not timed:
+        made.samples = []
+    run = Recorder([], 0, 1.0).record("peers", [record.result(made)], complete=True)
+    results.write(tmp_path / "run.json", run)
+    found = results.read(tmp_path / "run.json")
+    assert found == run
+    (result,) = found.results
+    assert (result.workload, result.size) == ("W1", "784-10-b32-shuffled")
+    assert (result.backend, result.threads, result.status) == ("jax-loop", 2, told)
+    assert (result.peer.kind, result.peer.drift) == ("stock", 0.1)
+    if timed:
+        assert (result.times.call.median, result.rates.item_s) == (2.0, 16.0)
+        assert result.correctness.ok == (status == "ok")
+    else:
+        assert (result.times.call, result.correctness) == (None, None)
+
+
+def test_a_target_is_kept(tmp_path: Path) -> None:
+    made = record.Target("numba", "nnkernels numba", "ours", 2, seconds=[1.5, None])
+    run = Recorder([], 0, 1.0).record("peers", [], complete=True, targets=[record.target(made)])
+    results.write(tmp_path / "run.json", run)
+    (found,) = results.read(tmp_path / "run.json").targets
+    assert (found.backend, found.seconds, found.peer.title) == (
+        "numba",
+        [1.5, None],
+        "nnkernels numba",
     )
-    record.write(tmp_path / "run.json", made)
-    data = (tmp_path / "run.json").read_bytes()
-    assert msgspec.json.decode(data, type=record.Record) == made
 
 
 def hack() -> catalogue.Candidate:

@@ -8,8 +8,7 @@ import numpy as np
 
 import nnkernels
 from benchmarks.peers.problem import Problem
-from nnkernels.bench.harness.networks import Network
-from nnkernels.nn import MLP, SGD, Adam
+from nnkernels.bench.harness.programs import model_of, optimizer_of
 from nnkernels.nn.lowering import Step, train_program
 from nnkernels.program import State
 
@@ -21,10 +20,10 @@ class Ours:
         network = problem.network
         self._batch, self._cycle = network.batch, problem.cycle
         chosen = nnkernels.get_backend(backend, threads=threads)
-        model = _model(problem)
+        model = model_of(network, problem.initial)
         shuffled = problem.order is not None
         step = Step(
-            _optimizer(network),
+            optimizer_of(network),
             labels=network.takes_labels,
             gather=len(problem.data.x) if shuffled else None,
         )
@@ -63,24 +62,3 @@ class Ours:
     def set_rate(self, rate: float) -> None:
         """Fill the schedule, which has one entry."""
         self._state.set("schedule", np.full(1, rate))
-
-
-def _model(problem: Problem) -> MLP:
-    network = problem.network
-    model = MLP(
-        list(network.layers),
-        activation=network.activation,
-        output_activation=network.output_activation,
-        loss=network.loss,
-    )
-    for place, kind in enumerate(("weight", "bias")):
-        names = [name for name in model.parameters if name.endswith(kind)]
-        pairs = zip(names, problem.initial, strict=True)
-        model.set_parameters({name: layer[place] for name, layer in pairs})
-    return model
-
-
-def _optimizer(network: Network) -> Any:
-    if network.optimizer == "adam":
-        return Adam(network.learning_rate)
-    return SGD(network.learning_rate, momentum=0.9 if network.optimizer == "momentum" else 0.0)

@@ -30,6 +30,14 @@ def model_of(network: Network, initial: Sequence[tuple[Any, Any]]) -> Any:
     return model
 
 
+def optimizer_of(network: Network) -> Any:
+    """The network's optimizer."""
+    if network.optimizer == "adam":
+        return nnkernels.nn.Adam(network.learning_rate)
+    momentum = 0.9 if network.optimizer == "momentum" else 0.0
+    return nnkernels.nn.SGD(network.learning_rate, momentum=momentum)
+
+
 class ProgramRunner:
     """A Program on a State, bound on a backend, and run batch after batch."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import nnkernels.nn.lowering
 
 from .networks import IN_GATE, NETWORKS, Data, Network, draw_data, draw_weights
-from .programs import ProgramRunner, model_of
+from .programs import ProgramRunner, model_of, optimizer_of
 from .textbook import TEXTBOOK, TextbookNetwork
 from .workload import GATE, MAIN, Agreement, Case, Cost, Preset, Runner
 
@@ -159,12 +159,7 @@ class TrainingRunner(ProgramRunner):
 
 def _step(problem: TrainingProblem) -> Any:
     network = problem.network
-    rate = network.learning_rate
-    if network.optimizer == "adam":
-        optimizer: Any = nnkernels.nn.Adam(rate)
-    else:
-        optimizer = nnkernels.nn.SGD(rate, momentum=0.9 if network.optimizer == "momentum" else 0.0)
-    return nnkernels.nn.lowering.Step(optimizer, labels=network.takes_labels)
+    return nnkernels.nn.lowering.Step(optimizer_of(network), labels=network.takes_labels)
 
 
 class TextbookRunner:

@@ -24,7 +24,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -49,14 +49,33 @@ MOST_QUEUED = 512
 walk = functools.lru_cache(maxsize=1)(Eviction)
 
 
-def run(requests: int, replies: int, life: int, workloads: Sequence[str]) -> None:
-    """Serve on inherited pipe ends, with the workloads of these files too."""
+class Answering(Protocol):
+    """What answers requests."""
+
+    def answer(self, request: dict[str, Any]) -> Reply:
+        """The reply to one request; raises what is to be told as an error."""
+
+
+def run(
+    requests: int,
+    replies: int,
+    life: int,
+    workloads: Sequence[str] = (),
+    make: Callable[[], Answering] | None = None,
+) -> None:
+    """Serve on inherited pipe ends.
+
+    Args:
+        requests, replies, life: the pipes.
+        workloads: files of users.
+        make: what answers the requests of a slot; None: a :class:`Server`.
+    """
     for end in (requests, replies, life):
         os.set_inheritable(end, False)
     _die_with_parent(life)
     os.dup2(2, 1)
     with open(requests, "rb") as lines, open(replies, "wb") as answers:
-        serve(lines, answers, workloads)
+        serve(lines, answers, workloads, make or Server)
 
 
 def _die_with_parent(life: int) -> None:
@@ -69,9 +88,14 @@ def _die_with_parent(life: int) -> None:
     fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def serve(requests: Iterable[bytes], replies: BinaryIO, workloads: Sequence[str] = ()) -> None:
+def serve(
+    requests: Iterable[bytes],
+    replies: BinaryIO,
+    workloads: Sequence[str],
+    make: Callable[[], Answering],
+) -> None:
     """Answer every request; an error is an answer too."""
-    slots: dict[str, Server] = collections.defaultdict(Server)
+    slots: dict[str, Answering] = collections.defaultdict(make)
     refusal = _refusal(workloads)
     for line in requests:
         reply, arrays = refusal or _answered(slots, line)
@@ -88,7 +112,7 @@ def _refusal(workloads: Sequence[str]) -> Reply | None:
     return None
 
 
-def _answered(slots: Mapping[str, Server], line: bytes) -> Reply:
+def _answered(slots: Mapping[str, Answering], line: bytes) -> Reply:
     try:
         request = json.loads(line)
         return slots[request.pop("slot", "")].answer(request)
