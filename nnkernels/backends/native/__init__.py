@@ -30,11 +30,7 @@ def load() -> Backend:
 
     path = library.find()
     if path is None:
-        raise BackendUnavailableError(
-            "backend 'native' is not available: its C++ library was not built, for want of a "
-            "compiler; install one (Debian: apt install g++ cmake) and run: pip install "
-            "--force-reinstall --no-binary nnkernels nnkernels"
-        )
+        raise BackendUnavailableError(f"backend 'native' is not available: {library.absence()}")
     return _backend(library.Library(path))
 
 

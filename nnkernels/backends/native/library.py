@@ -26,6 +26,8 @@ ABI = 1
 NAME = "nnkernels_native.so"
 PATH_VARIABLE = "NNKERNELS_NATIVE_LIBRARY"
 VARIANT_VARIABLE = "NNKERNELS_NATIVE_ISA"
+REQUIRE_VARIABLE = "NNKERNELS_REQUIRE_NATIVE"
+"""Makes an installation fail that cannot build the library (``pyproject.toml``)."""
 
 DTYPES = ("float32", "float64")
 
@@ -94,19 +96,50 @@ def digest(csrc: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def checkout() -> Path | None:
+    """The folder of the sources, where this package is imported from them."""
+    folder = Path(__file__).parents[3]
+    return folder if (folder / "CMakePresets.json").is_file() else None
+
+
 def paths() -> Iterator[Path]:
-    """Where the library may lie: installed beside this module, or built in a checkout."""
+    """Where the library may lie: installed beside this module, or built in a checkout.
+
+    An editable installation builds it where the preset ``release`` does.
+    """
     yield Path(__file__).with_name(NAME)
-    checkout = Path(__file__).parents[3]
-    if (checkout / "CMakeLists.txt").is_file():
-        yield checkout / "build" / "release" / NAME
+    if sources := checkout():
+        yield sources / "build" / "release" / NAME
 
 
 def find() -> Path | None:
-    """The library's file; None where there is none."""
+    """The library's file, the newest one; None where there is none."""
     if asked := os.environ.get(PATH_VARIABLE):
         return Path(asked)
-    return next((path for path in paths() if path.is_file()), None)
+    return max(filter(Path.is_file, paths()), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def remedy() -> str:
+    """How to build the library for this package."""
+    if checkout():
+        return (
+            "in the checkout: cmake --preset release && "
+            "cmake --build --preset release --target native"
+        )
+    return (
+        "in the sources of nnkernels: "
+        f"{REQUIRE_VARIABLE}=1 pip install --force-reinstall --no-deps ."
+    )
+
+
+def absence() -> str:
+    """Why there is no library, and how to get one."""
+    if checkout():
+        return f"its C++ library was not built; run {remedy()} (or pip install -e .)"
+    return (
+        "its C++ library was not built, for want of a C++ compiler that works when nnkernels was "
+        f"installed; install one (Debian: apt install g++) and run {remedy()}"
+    )
 
 
 class Library:
@@ -212,7 +245,5 @@ def _address(address: int, _: Entry) -> int:
 
 def _refused(path: Path, why: str) -> BackendUnavailableError:
     return BackendUnavailableError(
-        f"backend 'native' is not available: {str(path)!r} {why}; build it again: "
-        "pip install --force-reinstall nnkernels, or in a checkout: cmake --preset release && "
-        "cmake --build --preset release"
+        f"backend 'native' is not available: {str(path)!r} {why}; build it again, {remedy()}"
     )
