@@ -75,7 +75,7 @@ def run(
     _die_with_parent(life)
     os.dup2(2, 1)
     with open(requests, "rb") as lines, open(replies, "wb") as answers:
-        serve(lines, answers, workloads, make or Server)
+        serve(lines, answers, workloads, make)
 
 
 def _die_with_parent(life: int) -> None:
@@ -91,11 +91,11 @@ def _die_with_parent(life: int) -> None:
 def serve(
     requests: Iterable[bytes],
     replies: BinaryIO,
-    workloads: Sequence[str],
-    make: Callable[[], Answering],
+    workloads: Sequence[str] = (),
+    make: Callable[[], Answering] | None = None,
 ) -> None:
     """Answer every request; an error is an answer too."""
-    slots: dict[str, Answering] = collections.defaultdict(make)
+    slots: dict[str, Answering] = collections.defaultdict(make or Server)
     refusal = _refusal(workloads)
     for line in requests:
         reply, arrays = refusal or _answered(slots, line)
