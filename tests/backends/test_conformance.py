@@ -1,10 +1,17 @@
 """Every backend of the package against the whole catalogue."""
 
+import pytest
+
 from nnkernels.testing import Conformance, opaque_backend
 
 
 class TestNumpy(Conformance):
     backend = "numpy"
+
+
+@pytest.mark.usefixtures("native")
+class TestNative(Conformance):
+    backend = "native"
 
 
 class TestReference(Conformance):

@@ -1,33 +1,13 @@
-"""The Numba kernels of activations: rows of any magnitude, lost digits, vectorised loops."""
+"""Activations of compiled backends: rows of any magnitude, lost digits, tails."""
 
 from __future__ import annotations
-
-import platform
-import re
 
 import numpy as np
 import pytest
 
-pytest.importorskip("numba")
-
-from numba.core.codegen import CPUCodeLibrary
-
-from nnkernels import get_backend
-from nnkernels.backends._compiled.record import lay_out, operands
-from nnkernels.backends.numba.compiling.compiler import compile_entry
-from nnkernels.backends.numba.kernels import activations, losses
 from nnkernels.spec import get_op
 
-BACKEND = get_backend("numba")
-KERNELS = {**activations.family.kernels, **losses.family.kernels}
 FLOATS = ["float32", "float64"]
-LIBM = re.compile(
-    r"\b_?(exp2?|expm1|log2?|log1p|tanh|erfc?|fma|fmax|fmin|fmaximum|pow)f?\b(?=[@,]|\s*$)", re.M
-)
-PACKED = {
-    "x86_64": r"v?f?n?m?(add|sub|mul)\d*p[sd]\s",
-    "aarch64": r"f(add|sub|mul|mla|mls)\s+v\d+\.[24][sd]",
-}
 
 
 def share_of_bound(name, got, inputs, params=None):
@@ -61,24 +41,24 @@ ROWS = np.stack(
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("columns", [1, 2, 10, 37])
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-def test_rows_of_very_different_magnitude(name, columns, dtype):
+def test_rows_of_very_different_magnitude(name, columns, dtype, compiled):
     x = np.ascontiguousarray(ROWS[:, :columns], dtype)
-    assert share_of_bound(name, get_op(name).on(BACKEND, x), [x]) <= 1
+    assert share_of_bound(name, get_op(name).on(compiled, x), [x]) <= 1
 
 
-def test_what_the_sum_adds_is_kept_beside_a_large_maximum():
+def test_what_the_sum_adds_is_kept_beside_a_large_maximum(compiled):
     x = np.full((3, 2), [[1e4], [1e30], [-1e30]])
-    np.testing.assert_allclose(get_op("log_softmax").on(BACKEND, x), -np.log(2), rtol=1e-15)
+    np.testing.assert_allclose(get_op("log_softmax").on(compiled, x), -np.log(2), rtol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("columns", [1, 10, 67])
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nan_and_infinity_spoil_their_row_alone(name, columns, dtype, bad):
+def test_nan_and_infinity_spoil_their_row_alone(name, columns, dtype, bad, compiled):
     x = np.tile(np.linspace(-2, 2, columns, dtype=dtype), (columns + 1, 1))
     x[np.arange(columns), np.arange(columns)] = bad
-    y = get_op(name).on(BACKEND, x)
+    y = get_op(name).on(compiled, x)
     assert np.isnan(y[:-1]).all()
     assert not np.isnan(y[-1]).any()
 
@@ -99,45 +79,11 @@ IN_THE_TAIL = [
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("name", "params"), IN_THE_TAIL, ids=str)
-def test_products_with_an_exponential_fade_out_gradually(name, params, dtype):
+def test_products_with_an_exponential_fade_out_gradually(name, params, dtype, compiled):
     """Where exp is subnormal, 100 times its value is not."""
     op = get_op(name)
     least = {"float32": 104, "float64": 746}[dtype]
     x = np.linspace(-3 * least, 10, 30_000).astype(dtype)
     inputs = [np.full_like(x, 100), x] if name.endswith("backward") else [x]
-    got = op.on(BACKEND, *inputs, **params)
+    got = op.on(compiled, *inputs, **params)
     assert share_of_bound(name, got, inputs, params) <= 1
-
-
-def assembly_of(name, monkeypatch):
-    """The machine code of an operator's kernels for float32, as text."""
-    texts, original = [], CPUCodeLibrary.serialize_using_object_code
-
-    def serialize(library):
-        texts.append(library.get_asm_str())
-        return original(library)
-
-    monkeypatch.setattr(CPUCodeLibrary, "serialize_using_object_code", serialize)
-    kernel, op = KERNELS[name].function, get_op(name)
-    params = op.full_params({})
-    given = operands(op, op.signatures(params)[0], kernel.workspace, params)
-    for phase in kernel.phases:
-        if not phase.alternative:
-            layout = lay_out(phase.code, given, "float32", phase.over)
-            compile_entry("entry", phase.code.written_in, layout)
-    return "".join(texts)
-
-
-VECTORISED = [
-    *("elu", "gelu", "gelu_backward", "log_softmax", "sigmoid_backward", "softplus", "tanh"),
-    *("binary_cross_entropy", "binary_cross_entropy_with_logits", "softmax_cross_entropy"),
-    "huber_backward",
-]
-
-
-@pytest.mark.parametrize("name", VECTORISED)
-def test_loops_are_packed_and_call_no_library(name, monkeypatch):
-    text = assembly_of(name, monkeypatch)
-    assert not LIBM.search(text)
-    packed = PACKED.get(platform.machine())
-    assert packed is None or len(re.findall(packed, text)) >= 2

@@ -10,7 +10,6 @@ import pytest
 
 from nnkernels import get_backend
 from nnkernels.backends._compiled.epochs.executor import EpochExecutable
-from nnkernels.backends.numba.products.microkernel import vector_bits
 from nnkernels.errors import DivergedError, InputError, LabelError, ProgramError
 from nnkernels.nn import (
     MLP,
@@ -101,14 +100,14 @@ TABLE = {
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", TABLE)
 def test_every_program_of_a_trainer_runs_as_a_compiled_epoch(
-    name, dtype, strict, pinned, interpreted, case, assert_same_bits
+    name, dtype, strict, has_tiles, pinned, interpreted, case, assert_same_bits
 ):
     """Full batches and a last one of one row; bits as the interpreter's, values as the oracle's."""
     chosen = case(**TABLE[name])
     shuffle = len(name) % 2 == 0
     trainer, got = chosen.train(pinned(strict, 1), dtype, shuffle=shuffle)
     _, want = chosen.train(interpreted(strict), dtype, shuffle=shuffle)
-    if vector_bits():
+    if has_tiles:
         assert_same_bits(got, want)
     else:
         near(got, want, dtype)
@@ -139,8 +138,8 @@ def bound(backend, rows=16, total=48):
 
 
 @pytest.mark.parametrize("row", [33, 48, 1 << 40, -1, -(1 << 40)])
-def test_rows_outside_the_data_are_refused_by_every_executor(row, numba, interpreted):
-    for backend in (numba, interpreted(numba)):
+def test_rows_outside_the_data_are_refused_by_every_executor(row, compiled, interpreted):
+    for backend in (compiled, interpreted(compiled)):
         executable, state, data = bound(backend)
         executable.feed(**data)
         state.set("row", row)
@@ -151,21 +150,21 @@ def test_rows_outside_the_data_are_refused_by_every_executor(row, numba, interpr
 
 
 @pytest.mark.parametrize("steps", [4, 5, 1000])
-def test_steps_beyond_the_data_run_as_far_as_it_reaches(steps, numba, interpreted):
+def test_steps_beyond_the_data_run_as_far_as_it_reaches(steps, compiled, has_tiles, interpreted):
     ends = []
-    for backend in (numba, interpreted(numba)):
+    for backend in (compiled, interpreted(compiled)):
         executable, state, data = bound(backend)
         executable.feed(**data)
         with pytest.raises(ProgramError, match="rows 48 to 64, the data has 48"):
             executable.run(steps)
         ends.append({n: state.snapshot()[n].tobytes() for n in ("parameters", "counters")})
-    if vector_bits():
+    if has_tiles:
         assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize("call", ["run", "profile"])
-def test_an_executable_wants_its_inputs_first(call, numba):
-    executable, _, data = bound(numba)
+def test_an_executable_wants_its_inputs_first(call, compiled):
+    executable, _, data = bound(compiled)
     with pytest.raises(ProgramError, match="feed"):
         getattr(executable, call)(1)
     with pytest.raises(ProgramError, match="expected"):
@@ -198,21 +197,21 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", ["fortran", "strided", "reversed", "unaligned"])
-def test_arrays_that_kernels_cannot_take_are_refused_with_the_remedy(name, numba):
-    executable, _, data = bound(numba)
+def test_arrays_that_kernels_cannot_take_are_refused_with_the_remedy(name, compiled):
+    executable, _, data = bound(compiled)
     with pytest.raises(ProgramError, match=r"'x' must be C-contiguous.*ascontiguousarray"):
         executable.feed(**{**data, "x": LAYOUTS[name](data["x"])})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_a_trainer_takes_arrays_of_any_layout(layout, numba, tmp_path, assert_same_bits):
+def test_a_trainer_takes_arrays_of_any_layout(layout, compiled, tmp_path, assert_same_bits):
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(48, 5)), rng.integers(0, 3, 48)
     memory = np.memmap(tmp_path / "x", np.float64, "w+", shape=x.shape)
     memory[...] = x
     runs = []
     for features, labels in ((x, y), (layout(x), layout(y)), (memory, layout(y))):
-        trainer = Trainer(MLP([5, 40, 3], dtype="float64", seed=5), backend=numba)
+        trainer = Trainer(MLP([5, 40, 3], dtype="float64", seed=5), backend=compiled)
         trainer.fit(features, labels, batch_size=16, shuffle=False, progress=False)
         outputs = trainer.outputs(features)
         loss, _ = trainer.gradients(features, labels)
@@ -229,14 +228,14 @@ def test_a_trainer_takes_arrays_of_any_layout(layout, numba, tmp_path, assert_sa
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("row", [0, 37, 96])
 def test_a_bad_loss_within_an_epoch_ends_it_before_that_step_s_update(
-    row, threads, numba, pinned, interpreted, assert_same_bits
+    row, threads, compiled, pinned, interpreted, assert_same_bits
 ):
     """The step of the bad row leaves everything as the step before it left it."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(97, 5)), rng.normal(size=(97, 3))
     x[row] = 1e200
     ends = []
-    for backend in (pinned(numba, threads, 100), interpreted(numba)):
+    for backend in (pinned(compiled, threads, 100), interpreted(compiled)):
         trainer = Trainer(
             MLP([5, 40, 3], loss="mse", dtype="float64", seed=5), "adam", backend=backend
         )
@@ -250,12 +249,12 @@ def test_a_bad_loss_within_an_epoch_ends_it_before_that_step_s_update(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_diverged_training_names_the_tensor(threads, numba, pinned):
+def test_a_diverged_training_names_the_tensor(threads, compiled, pinned):
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(97, 5)), rng.normal(size=(97, 3))
     x[50] = 1e200
     trainer = Trainer(
-        MLP([5, 40, 3], loss="mse", dtype="float64", seed=5), backend=pinned(numba, threads, 100)
+        MLP([5, 40, 3], loss="mse", dtype="float64", seed=5), backend=pinned(compiled, threads, 100)
     )
     with pytest.raises(DivergedError) as caught:
         trainer.fit(x, y, batch_size=16, shuffle=False, progress=False)
@@ -268,9 +267,9 @@ def test_a_diverged_training_names_the_tensor(threads, numba, pinned):
 # --- profile -------------------------------------------------------------------------------------
 
 
-def test_a_profile_times_every_part_and_trains_as_a_run_does(numba, pinned, assert_same_bits):
-    one, state, data = bound(pinned(numba, 1))
-    two, other, _ = bound(numba)
+def test_a_profile_times_every_part_and_trains_as_a_run_does(compiled, pinned, assert_same_bits):
+    one, state, data = bound(pinned(compiled, 1))
+    two, other, _ = bound(compiled)
     one.feed(**data)
     two.feed(**data)
     assert one.run(3) == 3
@@ -297,11 +296,11 @@ def numpy_bytes():
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["everything", "layer norm", "optimizer momentum"])
-def test_neither_steps_nor_runs_leave_arrays_behind(name, threads, numba, pinned, case):
+def test_neither_steps_nor_runs_leave_arrays_behind(name, threads, compiled, pinned, case):
     chosen = case(**TABLE[name])
     model = chosen.model("float32")
     trainer = Trainer(
-        model, chosen.optimizer, backend=pinned(numba, threads), **(chosen.trainer or {})
+        model, chosen.optimizer, backend=pinned(compiled, threads), **(chosen.trainer or {})
     )
     executable = trainer.backend.bind(trainer.step_program(16, shuffle=False), trainer.state)
     x, y = chosen.data(64, "float32")
@@ -331,7 +330,7 @@ def test_neither_steps_nor_runs_leave_arrays_behind(name, threads, numba, pinned
 # --- Programs that no trainer makes --------------------------------------------------------------
 
 
-def test_a_tied_weight_is_transposed_after_each_of_its_updates(numba, interpreted):
+def test_a_tied_weight_is_transposed_after_each_of_its_updates(compiled, has_tiles, interpreted):
     """Used by two layers, it has two copies; both follow the optimizer."""
     builder = Builder(8, "float64")
     x, y = builder.input("x", (8, 6)), builder.input("y", (8, 6))
@@ -352,7 +351,7 @@ def test_a_tied_weight_is_transposed_after_each_of_its_updates(numba, interprete
     rng = np.random.default_rng(2)
     data = {"x": rng.normal(size=(80, 6)), "y": rng.normal(size=(80, 6))}
     ends = []
-    for backend in (numba, interpreted(numba), get_backend("reference")):
+    for backend in (compiled, interpreted(compiled), get_backend("reference")):
         state = State(program.layout, backend.device)
         state.set("w", np.random.default_rng(3).normal(size=(6, 6)))
         state.set("learning_rate", 0.1)
@@ -360,21 +359,23 @@ def test_a_tied_weight_is_transposed_after_each_of_its_updates(numba, interprete
         executable.feed(**data)
         assert executable.run(10) == 10
         ends.append(state.get("w"))
-    assert isinstance(numba.bind(program, State(program.layout, numba.device)), EpochExecutable)
-    if vector_bits():
+    assert isinstance(
+        compiled.bind(program, State(program.layout, compiled.device)), EpochExecutable
+    )
+    if has_tiles:
         np.testing.assert_array_equal(ends[0], ends[1])
     np.testing.assert_allclose(ends[0], ends[2], rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_programs_equal_the_interpreter_on_threads(seed, numba, pinned):
+def test_random_programs_equal_the_interpreter_on_threads(seed, compiled, has_tiles, pinned):
     """The conformance suite's networks, with skip connections, on three threads."""
     network = networks.random_network(seed + 100, "float64")
-    got, executable = networks.run_network(network, pinned(numba, 3), networks.STEPS)
-    want, _ = networks.run_network(network, numba, networks.STEPS, Interpreter)
+    got, executable = networks.run_network(network, pinned(compiled, 3), networks.STEPS)
+    want, _ = networks.run_network(network, compiled, networks.STEPS, Interpreter)
     assert isinstance(executable, EpochExecutable)
     for name, values in want.items():
-        if vector_bits():
+        if has_tiles:
             assert got[name].tobytes() == values.tobytes(), name
         else:
             np.testing.assert_allclose(got[name], values, rtol=1e-9, atol=1e-12)

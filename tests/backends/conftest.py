@@ -1,7 +1,9 @@
-"""What the tests of compiled epochs share."""
+"""What the tests of several backends share: the compiled ones, and models to train on them."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +12,22 @@ import pytest
 
 from nnkernels import plugins
 from nnkernels.backend import Backend
+from nnkernels.backends import native as native_backend
 from nnkernels.backends._compiled.epochs.executor import EpochExecutable
+from nnkernels.backends.native import library
+from nnkernels.errors import BackendUnavailableError
 from nnkernels.nn import MLP, Trainer
 from nnkernels.program import Interpreter
+
+
+def _loaded(name: str) -> Backend:
+    """A backend that may be absent on a developer's machine, but not where CI runs."""
+    try:
+        return plugins.load(name)
+    except BackendUnavailableError as error:
+        if os.environ.get("NNKERNELS_REQUIRE_NATIVE") == "1":
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +36,25 @@ def numba() -> Backend:
 
 
 @pytest.fixture(scope="session")
-def strict(numba: Backend) -> Backend:
-    """The backend without anything to fall back to."""
-    return replace(numba, fallback=None, strict=True)
+def native() -> Backend:
+    return _loaded("native")
+
+
+@pytest.fixture(scope="session")
+def native_on(native: Backend) -> Callable[[str], Backend]:
+    """``native_on("avx2")``: the backend with that instruction set's kernels."""
+    path = library.find()
+    assert path is not None
+
+    def on(variant: str) -> Backend:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv(library.VARIANT_VARIABLE, raising=False)
+            if not library.Library(path).variants.get(variant):
+                pytest.skip(f"this processor does not run {variant}")
+            patch.setenv(library.VARIANT_VARIABLE, variant)
+            return native_backend._backend(library.Library(path))
+
+    return on
 
 
 def _pinned(backend: Backend, threads: int, chunk: int = 3) -> Backend:

@@ -19,7 +19,6 @@ from nnkernels.backends._compiled.epochs.plan import (
 )
 from nnkernels.backends._compiled.epochs.table import share
 from nnkernels.backends._compiled.epochs.tasks import Region, Task
-from nnkernels.backends.numba.products.microkernel import vector_bits
 from nnkernels.nn import MLP, Adam
 from nnkernels.nn.lowering import (
     Step,
@@ -30,14 +29,19 @@ from nnkernels.nn.lowering import (
 )
 from nnkernels.program import Instruction, specialise
 
-needs_tiles = pytest.mark.skipif(not vector_bits(), reason="BLAS computes all products here")
+needs_tiles = pytest.mark.usefixtures("needs_tiles")
+
+
+PARTS = {"_own": "own_product", "_sums": "column_sums", "_transpose": "transpose"}
+"""What the native backend calls the parts of products, and the other one."""
 
 
 def named(item):
     """What a group runs: kernel functions in order."""
     if isinstance(item, Guard):
         return "guard"
-    return " ".join(t.step.entry.name.partition("|")[0].partition(".")[2] for t in item.tasks)
+    names = [t.step.entry.name.partition("|")[0].rpartition(".")[2] for t in item.tasks]
+    return " ".join(PARTS.get(name, name) for name in names)
 
 
 def plan_of(backend, program) -> Plan:
@@ -51,10 +55,10 @@ def classic():
 
 
 @needs_tiles
-def test_rows_first_then_sums_over_rows(numba, classic):
+def test_rows_first_then_sums_over_rows(compiled, classic):
     """What is divided by rows runs without a barrier; then the sums, each with its update."""
     step = Step(Adam(), gather=97)
-    plan = plan_of(numba, train_program(classic, 32, step))
+    plan = plan_of(compiled, train_program(classic, 32, step))
     assert len(plan.stages) == 2
     rows, sums = ([named(item) for item in stage] for stage in plan.stages)
     assert all(item.units == 32 for item in plan.stages[0])
@@ -73,8 +77,8 @@ def test_rows_first_then_sums_over_rows(numba, classic):
 
 
 @needs_tiles
-def test_a_group_takes_chunks_that_fit_a_cache(numba, classic):
-    plan = plan_of(numba, train_program(classic, 32, Step(Adam())))
+def test_a_group_takes_chunks_that_fit_a_cache(compiled, classic):
+    plan = plan_of(compiled, train_program(classic, 32, Step(Adam())))
     groups = [item for stage in plan.stages for item in stage if isinstance(item, Group)]
     (first,) = [g for g in groups if g.units == 784]
     assert 24 <= first.chunk < 784
@@ -92,9 +96,9 @@ STEPS = {
 @pytest.mark.parametrize("norm", [None, "batch", "layer"])
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("rows", [1, 32])
-def test_nothing_is_updated_before_the_guard_has_looked(step, norm, rows, numba, classic):
+def test_nothing_is_updated_before_the_guard_has_looked(step, norm, rows, compiled, classic):
     model = MLP([5, 4, 3], norm=norm, dropout=0.2, l2=0.1, loss="mse")
-    plan = plan_of(numba, train_program(model, rows, step))
+    plan = plan_of(compiled, train_program(model, rows, step))
     items = [item for stage in plan.stages for item in stage]
     (at,) = [number for number, item in enumerate(items) if isinstance(item, Guard)]
     early = [task for item in items[:at] if isinstance(item, Group) for task in item.tasks]
@@ -103,20 +107,20 @@ def test_nothing_is_updated_before_the_guard_has_looked(step, norm, rows, numba,
 
 
 @pytest.mark.parametrize("kind", ["gradient", "evaluate", "predict"])
-def test_programs_that_update_nothing_have_no_guard(kind, numba, classic):
+def test_programs_that_update_nothing_have_no_guard(kind, compiled, classic):
     program = {
         "gradient": lambda: gradient_program(classic, 8, labels=False),
         "evaluate": lambda: evaluate_program(classic, 8, labels=False, metrics=("mse",)),
         "predict": lambda: predict_program(classic, 8, link=None),
     }[kind]()
-    plan = plan_of(numba, program)
+    plan = plan_of(compiled, program)
     assert not any(isinstance(item, Guard) for stage in plan.stages for item in stage)
 
 
-def test_a_plan_of_many_layers_is_made_quickly(numba):
+def test_a_plan_of_many_layers_is_made_quickly(compiled):
     """Linear in the number of layers but for a small factor: 300 layers take a few seconds."""
     program = train_program(MLP([8] + [8] * 300 + [3]), 32, Step(Adam(), labels=True))
-    assert len(plan_of(numba, program).stages) == 2
+    assert len(plan_of(compiled, program).stages) == 2
 
 
 # --- random tasks --------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 from nnkernels.errors import TrainingInterrupted
 from nnkernels.nn import MLP, Callback, Trainer
 
-BATCH, STEPS, THREADS, NUMBER = 5, 400_000, sys.argv[1], int(sys.argv[2])
+BATCH, STEPS, BACKEND, NUMBER = 5, 400_000, sys.argv[1], int(sys.argv[2])
 rng = np.random.default_rng(0)
 x = rng.standard_normal((BATCH * STEPS, 8), np.float32)
 y = (x.sum(1) > 0).astype(np.int64)
@@ -24,7 +24,7 @@ y = (x.sum(1) > 0).astype(np.int64)
 
 def make():
     model = MLP([8, 32, 2], activation="tanh", dropout=0.1, seed=1)
-    return Trainer(model, "adam", backend=f"numba(threads={THREADS})")
+    return Trainer(model, "adam", backend=BACKEND)
 
 
 def bits(trainer):
@@ -56,7 +56,7 @@ except TrainingInterrupted as error:
 done = int(cut.state.number("step"))
 print(0 < done < STEPS, int(cut.state.number("epoch_step")) == done, end=" ")
 cut.save(sys.argv[3])
-resumed = Trainer.load(sys.argv[3], backend=f"numba(threads={THREADS})")
+resumed = Trainer.load(sys.argv[3], backend=BACKEND)
 
 
 def reach(trainer, step):
@@ -80,10 +80,11 @@ print(reach(undisturbed, done + 50) == reach(resumed, done + 50))
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_long_epoch_soon_after_a_whole_step(threads, number, tmp_path):
+def test_a_signal_ends_a_long_epoch_soon_after_a_whole_step(threads, number, compiled, tmp_path):
     """Training goes on from a checkpoint as if nothing had been."""
+    backend = f"{compiled.name}(threads={threads})"
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(threads), str(int(number)), str(tmp_path / "cut")],
+        [sys.executable, "-c", SCRIPT, backend, str(int(number)), str(tmp_path / "cut")],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,

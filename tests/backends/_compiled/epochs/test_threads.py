@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from nnkernels.backends.numba.products.microkernel import vector_bits
 from nnkernels.errors import ProgramError
 from nnkernels.nn import Trainer
 from nnkernels.nn.layers import activation_names
@@ -18,7 +17,7 @@ from nnkernels.nn.optimizers import OPTIMIZERS
 from nnkernels.spec import get_op
 
 ROWS = 97
-needs_tiles = pytest.mark.skipif(not vector_bits(), reason="BLAS computes all products here")
+needs_tiles = pytest.mark.usefixtures("needs_tiles")
 
 
 def random_case(case, seed):
@@ -45,12 +44,12 @@ def random_case(case, seed):
     [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 60))],
 )
 def test_the_same_bits_for_any_number_of_threads(
-    seed, batch, numba, pinned, case, assert_same_bits
+    seed, batch, compiled, pinned, case, assert_same_bits
 ):
     chosen, dtype = random_case(case, seed), ("float32", "float64")[seed % 2]
-    _, want = chosen.train(pinned(numba, 1), dtype, rows=ROWS, batch=batch)
+    _, want = chosen.train(pinned(compiled, 1), dtype, rows=ROWS, batch=batch)
     for threads in (2, 3, 5):
-        backend = pinned(numba, threads, chunk=ROWS // batch)
+        backend = pinned(compiled, threads, chunk=ROWS // batch)
         _, got = chosen.train(backend, dtype, rows=ROWS, batch=batch)
         assert_same_bits(got, want)
 
@@ -60,20 +59,20 @@ def test_the_same_bits_for_any_number_of_threads(
 @pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "mse"])
 def test_a_batch_of_one_row_and_weights_of_one_element(
-    loss, batch, threads, numba, pinned, case, assert_same_bits
+    loss, batch, threads, compiled, pinned, case, assert_same_bits
 ):
     """What a single thread computes reaches all of them, be it one number only."""
     chosen = case([1, 1, 1, 3], {"activation": "tanh", "loss": loss}, "adam", {"clip_norm": 0.5})
-    _, want = chosen.train(pinned(numba, 1), rows=17, batch=batch)
-    _, got = chosen.train(pinned(numba, threads), rows=17, batch=batch)
+    _, want = chosen.train(pinned(compiled, 1), rows=17, batch=batch)
+    _, got = chosen.train(pinned(compiled, threads), rows=17, batch=batch)
     assert_same_bits(got, want)
 
 
 @pytest.fixture
-def long_run(numba, pinned, case):
+def long_run(compiled, pinned, case):
     """An executable that is fed and has a great many steps before it, on two threads."""
     chosen = case([5, 30, 3], {})
-    trainer = Trainer(chosen.model("float32"), backend=pinned(numba, 2, 20))
+    trainer = Trainer(chosen.model("float32"), backend=pinned(compiled, 2, 20))
     program = trainer.step_program(16, shuffle=False)
     executable = trainer.backend.bind(program, trainer.state)
     x, y = chosen.data(1 << 20, "float32")
@@ -101,9 +100,9 @@ def test_a_second_thread_is_refused_and_harms_nothing(call, long_run):
     assert long_run.run(2) == 2
 
 
-def test_two_executables_at_once(numba, pinned, case, assert_same_bits):
+def test_two_executables_at_once(compiled, pinned, case, assert_same_bits):
     chosen = case([5, 60, 3], {"dropout": 0.2}, "adam")
-    backend = pinned(numba, 2)
+    backend = pinned(compiled, 2)
     _, want = chosen.train(backend, rows=97, batch=16)
     with ThreadPoolExecutor(4) as pool:
         runs = [pool.submit(chosen.train, backend, rows=97, batch=16) for _ in range(8)]
@@ -121,7 +120,7 @@ EAGER = {
 
 
 @pytest.mark.parametrize("name", EAGER)
-def test_calls_by_eight_threads_equal_serial_ones(name, numba):
+def test_calls_by_eight_threads_equal_serial_ones(name, compiled):
     rng = np.random.default_rng(1)
     first, *others = EAGER[name]
     shapes = [[(first[0] + more, *first[1:]), *others] for more in range(8)]
@@ -129,7 +128,7 @@ def test_calls_by_eight_threads_equal_serial_ones(name, numba):
     op = get_op(name)
 
     def bits(arrays):
-        results = op.on(numba, *arrays)
+        results = op.on(compiled, *arrays)
         return [r.tobytes() for r in (results if isinstance(results, tuple) else (results,))]
 
     want = [bits(arrays) for arrays in sets]
@@ -158,11 +157,11 @@ class Refusing:
 
 @pytest.mark.parametrize("started", [0, 1, 2])
 def test_a_crew_that_is_interrupted_leaves_nobody_waiting(
-    started, numba, pinned, case, monkeypatch
+    started, compiled, pinned, case, monkeypatch
 ):
     """Ctrl-C while threads are started, or when all are: those inside come out again."""
     chosen = case([5, 40, 3], {})
-    trainer = Trainer(chosen.model("float32"), backend=pinned(numba, 3))
+    trainer = Trainer(chosen.model("float32"), backend=pinned(compiled, 3))
     executable = trainer.backend.bind(trainer.step_program(16, shuffle=False), trainer.state)
     x, y = chosen.data(96, "float32")
     executable.feed(x=x.astype(np.float32), y=y)
@@ -184,10 +183,10 @@ def test_a_crew_that_is_interrupted_leaves_nobody_waiting(
     pool.shutdown(wait=True)
 
 
-def test_workers_that_left_come_back(numba, pinned, case):
+def test_workers_that_left_come_back(compiled, pinned, case):
     """After more than a worker's patience without work, and again at once."""
     chosen = case([5, 40, 3], {})
-    trainer = Trainer(chosen.model("float32"), backend=pinned(numba, 3))
+    trainer = Trainer(chosen.model("float32"), backend=pinned(compiled, 3))
     executable = trainer.backend.bind(trainer.step_program(16, shuffle=False), trainer.state)
     x, y = chosen.data(96, "float32")
     executable.feed(x=x.astype(np.float32), y=y)
@@ -198,9 +197,9 @@ def test_workers_that_left_come_back(numba, pinned, case):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_a_deadline_ends_a_run_of_steps_with_a_whole_one(threads, numba, pinned, case):
+def test_a_deadline_ends_a_run_of_steps_with_a_whole_one(threads, compiled, pinned, case):
     chosen = case([5, 40, 3], {})
-    trainer = Trainer(chosen.model("float32"), backend=pinned(numba, threads))
+    trainer = Trainer(chosen.model("float32"), backend=pinned(compiled, threads))
     executable = trainer.backend.bind(trainer.step_program(16, shuffle=True), trainer.state)
     x, y = chosen.data(16, "float32")
     steps = 200_000

@@ -12,11 +12,28 @@ from nnkernels.backends._compiled.declare import CompiledKernel
 from nnkernels.spec import get_op
 from nnkernels.testing.samples import derive, forward_of, make, parameter_sets, samples
 
-KERNELS = {
-    name: kernel
+OPERATORS = sorted(
+    name
     for name, entry in plugins.load("numba").kernels.items()
-    if isinstance(kernel := entry.function, CompiledKernel)
-}
+    if isinstance(entry.function, CompiledKernel)
+)
+VARIANTS = ["avx512", "avx2", "baseline"]
+
+
+@pytest.fixture(scope="session", params=["numba", *(f"native-{name}" for name in VARIANTS)])
+def kernels(request):
+    """Compiled kernels by operator, of a backend and an instruction set."""
+    name, _, variant = request.param.partition("-")
+    if variant:
+        backend = request.getfixturevalue("native_on")(variant)
+    else:
+        backend = request.getfixturevalue(name)
+    found = {op: entry.function for op, entry in backend.kernels.items()}
+    return {op: kernel for op, kernel in found.items() if isinstance(kernel, CompiledKernel)}
+
+
+def test_every_operator_is_compiled(kernels):
+    assert sorted(kernels) == OPERATORS
 
 
 def whole(items):
@@ -52,11 +69,11 @@ def results(kernel, sample, divide):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", sorted(KERNELS))
-def test_division_of_the_items_changes_no_bit(name, dtype):
+@pytest.mark.parametrize("name", OPERATORS)
+def test_division_of_the_items_changes_no_bit(name, dtype, kernels):
     for sample in samples(get_op(name), np.dtype(dtype)):
-        expected = results(KERNELS[name], sample, whole)
-        assert results(KERNELS[name], sample, uneven) == expected, str(sample)
+        expected = results(kernels[name], sample, whole)
+        assert results(kernels[name], sample, uneven) == expected, str(sample)
 
 
 LARGE = {
@@ -73,12 +90,12 @@ LARGE = {
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", LARGE)
-def test_division_changes_no_bit_of_large_arrays(name, dtype):
+def test_division_changes_no_bit_of_large_arrays(name, dtype, kernels):
     op, kind = get_op(name), np.dtype(dtype)
     params = parameter_sets(op, kind)[0]
     source = forward_of(op) or op
     sample = make(source, source.signatures(params)[0], params, LARGE[name], kind)
     if source is not op:
         sample = derive(op, params, sample)
-    expected = results(KERNELS[name], sample, whole)
-    assert results(KERNELS[name], sample, uneven) == expected
+    expected = results(kernels[name], sample, whole)
+    assert results(kernels[name], sample, uneven) == expected
