@@ -117,3 +117,12 @@ def gemm_address(dtype: str) -> int:
     pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     address: int = pointer_of(capsule, name_of(capsule))
     return address
+
+
+@functools.cache
+def has_gemm() -> bool:
+    """Whether SciPy brings a BLAS whose routines can be called by their addresses."""
+    try:
+        return bool(gemm_address("float32") and gemm_address("float64"))
+    except (ImportError, AttributeError, KeyError):
+        return False

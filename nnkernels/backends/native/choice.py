@@ -6,7 +6,7 @@ BLAS beyond that, if SciPy brings one that can be called by its address.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 OWN_BYTES: Mapping[int, int] = {512: 1 << 32, 256: 4 << 20, 128: 256 << 10}
@@ -22,10 +22,17 @@ PACKED_ALWAYS = 32 << 20
 Code = Literal["own", "packed", "blas"]
 
 
-def choose(bits: int, m: int, n: int, k: int, itemsize: int) -> Code:
-    """Who computes a product of (m, k) by (k, n) with registers of ``bits``."""
+BLAS_SIZES = 1 << 31
+"""Rows and columns that BLAS's integers cannot count."""
+
+
+def choose(bits: int, m: int, n: int, k: int, itemsize: int, has_blas: Callable[[], bool]) -> Code:
+    """Who computes a product of (m, k) by (k, n) with registers of ``bits``.
+
+    ``has_blas`` says whether there is one, and is only asked where one is wanted.
+    """
     size = n * k * itemsize
-    if k and size > OWN_BYTES[bits]:
+    if k and size > OWN_BYTES[bits] and max(m, n, k) < BLAS_SIZES and has_blas():
         return "blas"
     many = size >= PACKED_BYTES and m >= PACKED_ROWS
     return "packed" if k and (many or size >= PACKED_ALWAYS) else "own"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from nnkernels.backend import KernelTable, Precision
-from nnkernels.backends._blas import gemm_address
+from nnkernels.backends._blas import gemm_address, has_gemm
 from nnkernels.backends._compiled import products
 from nnkernels.backends._compiled.declare import Family
 from nnkernels.backends._compiled.entry import Entry
@@ -55,7 +55,7 @@ def _multiplier(library: Library, parts: Mapping[str, NativeCode]) -> Multiplier
     bits = library.vector_bits
 
     def choose(m: int, n: int, k: int, itemsize: int, precision: Precision) -> str:
-        return choice.choose(bits, m, n, k, itemsize)
+        return choice.choose(bits, m, n, k, itemsize, has_gemm)
 
     codes = {
         "own": ProductCode(parts["_own"], "rows", 96 << 10),

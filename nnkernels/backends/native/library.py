@@ -194,14 +194,15 @@ class Library:
 
     def _chosen(self) -> str:
         """The variant that is asked for, or the best one that runs here."""
-        asked = os.environ.get(VARIANT_VARIABLE)
-        if not asked:
-            return next(name for name, runs in self.variants.items() if runs)
-        if not self.variants.get(asked):
-            able = ", ".join(name for name, runs in self.variants.items() if runs)
+        able = [name for name, runs in self.variants.items() if runs]
+        if not able:
+            raise _refused(self.path, "has no code for this processor")
+        asked = os.environ.get(VARIANT_VARIABLE) or able[0]
+        if asked not in able:
             raise BackendUnavailableError(
                 f"backend 'native' is not available: {VARIANT_VARIABLE}={asked} is no instruction "
-                f"set that the library has and this processor runs; choose one of: {able}"
+                "set that the library has and this processor runs; choose one of: "
+                + ", ".join(able)
             )
         return asked
 
