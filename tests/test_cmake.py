@@ -74,6 +74,20 @@ def test_the_shared_arithmetic_passes_its_test_on_the_cpu(tmp_path, sanitize):
 
 
 @needs_cmake
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("sanitize", ["", "address;undefined", "thread"])
+def test_the_kernels_and_the_loops_pass_their_tests(tmp_path, sanitize):
+    """On every instruction set that runs here; and none defines another one's functions."""
+    configure(tmp_path, NNK_SANITIZE=sanitize, CMAKE_CUDA_COMPILER="NOTFOUND")
+    built = run("cmake", "--build", tmp_path, "--parallel", "2")
+    assert built.returncode == 0, built.stdout + built.stderr
+    tested = run("ctest", "--test-dir", tmp_path, "--output-on-failure")
+    assert tested.returncode == 0, tested.stdout
+    assert "100% tests passed, 0 tests failed out of 5" in tested.stdout
+
+
+@needs_cmake
 def test_without_nvcc_the_fatbins_are_left_out(tmp_path):
     said = configure(tmp_path, CMAKE_CUDA_COMPILER="NOTFOUND")
     assert "No nvcc: the target fatbin is left out" in said
