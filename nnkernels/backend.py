@@ -103,11 +103,14 @@ class Kernel:
         function: see the module's docstring.
         workspace: scratch arrays in the signature language, over the operator's labels.
         owner: name of the backend or swap that brought it.
+        blas: whether it may call a BLAS library; only then a call holds the library's threads,
+            which takes longer than many a kernel.
     """
 
     function: Callable[..., None]
     workspace: str = ""
     owner: str = ""
+    blas: bool = True
 
     @property
     def origin(self) -> str:
@@ -147,10 +150,23 @@ def function_name(function: Any) -> str:
 
 
 class KernelTable(dict[str, Kernel]):
-    """Kernels by operator name, filled with ``@table.kernel``."""
+    """Kernels by operator name, filled with ``@table.kernel``.
+
+    Args:
+        kernels: to begin with.
+        blas: of kernels that do not say otherwise; see :class:`Kernel`.
+    """
+
+    def __init__(self, kernels: Mapping[str, Kernel] | None = None, *, blas: bool = True) -> None:
+        super().__init__(kernels or {})
+        self._blas = blas
 
     def kernel(
-        self, function: Callable[..., None] | None = None, *, workspace: str = ""
+        self,
+        function: Callable[..., None] | None = None,
+        *,
+        workspace: str = "",
+        blas: bool | None = None,
     ) -> Callable[..., Any]:
         """Register a function under its own name, which must be a declared operator's."""
 
@@ -159,7 +175,7 @@ class KernelTable(dict[str, Kernel]):
             spec.get_op(name)
             if name in self:
                 raise BackendError(f"two kernels for operator {name!r}: {self[name].origin}")
-            self[name] = Kernel(function, workspace)
+            self[name] = Kernel(function, workspace, blas=self._blas if blas is None else blas)
             return function
 
         return add if function is None else add(function)

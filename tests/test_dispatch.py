@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -986,6 +987,60 @@ def test_a_composed_operator_can_be_bound(doubled):
     y, z = bound()
     assert (y.tolist(), z.tolist()) == ((2 * np.maximum(X, 0)).tolist(), X.tolist())
     assert bound()[0] is y
+
+
+# --- threads of libraries ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """The numbers of threads that calls held, in order."""
+    held: list[int] = []
+
+    @contextlib.contextmanager
+    def limit(count: int):
+        held.append(count)
+        yield
+
+    def limiting(backend: Backend) -> Backend:
+        return dataclasses.replace(backend, limit=limit).configure(threads=1)
+
+    return held, limiting
+
+
+def outputs(results) -> list[np.ndarray]:
+    return list(results) if isinstance(results, tuple) else [results]
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+@pytest.mark.parametrize("op", ["relu", "adam", "softmax_cross_entropy", "batch_norm", "dropout"])
+def test_a_kernel_that_calls_no_blas_holds_no_threads(limits, name, op):
+    held, limiting = limits
+    backend = nnkernels.get_backend(name)
+    params = sample(op).params
+    plain = get_op(op).on(backend, *inputs_of(op), **params)
+    under = get_op(op).on(limiting(backend), *inputs_of(op), **params)
+    for a, b in zip(outputs(plain), outputs(under), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert held == []
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+@pytest.mark.parametrize("op", ["matmul", "linear", "linear_backward"])
+def test_products_hold_the_threads_of_blas(limits, name, op):
+    held, limiting = limits
+    backend = limiting(nnkernels.get_backend(name))
+    get_op(op).on(backend, *inputs_of(op), **sample(op).params)
+    nnkernels.dispatch.bind(op, *inputs_of(op), backend=backend, **sample(op).params)()
+    assert held == [1, 1]
+
+
+def test_a_users_kernel_may_call_anything_and_the_reference_too(limits):
+    held, limiting = limits
+    numpy = limiting(nnkernels.get_backend("numpy"))
+    numpy.replace(relu=lambda x, *, out: np.maximum(x, 0, out=out)).relu(X)
+    numpy.replace(tanh="reference").tanh(X)
+    assert held == [1, 1]
 
 
 # --- plans -------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def bind(
         return checked
     assert plan.kernel is not None
     keywords = _keywords(plan, outs)
-    repeat = limited(plan.backend, frozen(plan.kernel.function, arrays, keywords))
+    repeat = limited(plan.backend, plan.kernel, frozen(plan.kernel.function, arrays, keywords))
 
     def call() -> Any:
         repeat()

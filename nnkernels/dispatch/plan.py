@@ -80,8 +80,10 @@ def make_plan(
     floating = _floating(op, signature, arrays, params)
     kernel = resolution.kernel
     workspace = sig.parse_arguments(kernel.workspace) if kernel else ()
-    # As a decorator errstate costs 0.3 us a call, in a with statement 0.7.
-    function = np.errstate(all="ignore")(limited(backend, kernel.function)) if kernel else None
+    function = None
+    if kernel is not None:
+        # As a decorator errstate costs 0.3 us a call, in a with statement 0.7.
+        function = np.errstate(all="ignore")(limited(backend, kernel, kernel.function))
     simple = len(signature.outputs) == 1 and not (op.updates or workspace)
     return Plan(
         op,
@@ -99,9 +101,12 @@ def make_plan(
     )
 
 
-def limited(backend: Backend, function: Callable[..., None]) -> Callable[..., None]:
-    """``function`` under the backend's number of threads, if one was asked for."""
-    if backend.threads is None or backend.limit is None:
+def limited(backend: Backend, kernel: Kernel, function: Callable[..., None]) -> Callable[..., None]:
+    """``function``, which runs ``kernel``, under the backend's number of threads.
+
+    Only where one was asked for, and where the kernel may call a library that has threads.
+    """
+    if backend.threads is None or backend.limit is None or not kernel.blas:
         return function
     limit, threads = backend.limit, backend.threads
 

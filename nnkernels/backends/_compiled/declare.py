@@ -169,7 +169,7 @@ class CompiledKernel:
     """The compiled kernel of an operator, called like any other: ``kernel(*inputs, out=...)``.
 
     It takes C-contiguous, aligned arrays. What it does for arrays of some shapes is worked out
-    once and kept.
+    once and kept. ``blas`` says whether for some shapes BLAS takes part.
     """
 
     op: Op[Any, Any]
@@ -178,6 +178,7 @@ class CompiledKernel:
     recipe: Recipe | None = None
     written_in: Callable[..., Any] | None = None
     precision: Precision = "fp32"
+    blas: bool = False
     _prepared: dict[Any, _Prepared] = field(default_factory=dict)
 
     @property
@@ -419,7 +420,7 @@ class Family:
         """The table for a :class:`~nnkernels.backend.Backend`."""
         table = KernelTable()
         for name, kernel in self._kernels.items():
-            table[name] = Kernel(kernel, kernel.workspace)
+            table[name] = Kernel(kernel, kernel.workspace, blas=kernel.blas)
         return table
 
 

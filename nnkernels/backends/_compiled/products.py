@@ -196,6 +196,7 @@ def declare(
         family.workspace(name, arrays)
     recipes = _Recipes(family, multiplier, sums, activations)
     for name in ("matmul", "linear", "matmul_backward", "linear_activation", "linear_backward"):
+        family[name].blas = True
         family.recipe(name)(getattr(recipes, name))
     for name in ("bias_grad", "bias_add_backward", "add_backward"):
         family.recipe(name)(getattr(recipes, name))

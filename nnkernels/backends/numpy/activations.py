@@ -11,7 +11,7 @@ from nnkernels.catalog.activations import GELU_CUBIC, GELU_RATE, SATURATED, erfc
 from nnkernels.signature import FLOAT_DTYPES
 from nnkernels.spec import Array
 
-kernels = KernelTable()
+kernels = KernelTable(blas=False)
 
 ZERO = {dtype: np.zeros((), dtype) for dtype in FLOAT_DTYPES}
 ONE = {dtype: np.ones((), dtype) for dtype in FLOAT_DTYPES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nnkernels.backend import KernelTable
 from nnkernels.spec import Array
 
-kernels = KernelTable()
+kernels = KernelTable(blas=False)
 
 
 @kernels.kernel

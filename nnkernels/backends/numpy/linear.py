@@ -50,7 +50,7 @@ def matmul(a: Array, b: Array, *, transpose_a: bool, transpose_b: bool, out: Arr
     product(a.T if transpose_a else a, b.T if transpose_b else b, out)
 
 
-@kernels.kernel
+@kernels.kernel(blas=False)
 def bias_add(x: Array, b: Array, *, out: Array) -> None:
     """One pass."""
     np.add(x, b, out)
@@ -90,7 +90,7 @@ def linear_backward(
         bias_grad(grad, out=grad_b, work=work)
 
 
-@kernels.kernel
+@kernels.kernel(blas=False)
 def add(a: Array, b: Array, *, out: Array) -> None:
     """One pass."""
     np.add(a, b, out)

@@ -10,7 +10,7 @@ from nnkernels.backends.numpy.activations import sigmoid as _sigmoid
 from nnkernels.catalog.losses import LOG_FLOOR, PROBABILITY_FLOOR, divisor
 from nnkernels.spec import Array
 
-kernels = KernelTable()
+kernels = KernelTable(blas=False)
 
 
 def _squared_distance(pred: Array, target: Array, squares: Array) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 from nnkernels.backend import KernelTable
 from nnkernels.spec import Array
 
-kernels = KernelTable()
+kernels = KernelTable(blas=False)
 
 Outs = tuple[Array | None, Array | None, Array | None]
 

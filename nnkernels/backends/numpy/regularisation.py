@@ -9,7 +9,7 @@ from nnkernels.catalog import philox
 from nnkernels.catalog.regularisation import drop_threshold, first_element
 from nnkernels.spec import Array
 
-kernels = KernelTable()
+kernels = KernelTable(blas=False)
 
 BLOCKS = 8192
 """Philox blocks made at once: enough to hide the calls, few enough for the second-level cache."""

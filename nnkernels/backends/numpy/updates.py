@@ -11,7 +11,7 @@ from nnkernels.backend import KernelTable
 from nnkernels.catalog.updates import bias_correction
 from nnkernels.spec import Array
 
-kernels = KernelTable()
+kernels = KernelTable(blas=False)
 
 BLOCK = 65536
 """Elements of a block. Measured for Adam on 670,000 float32 parameters: 4096 elements take twice
@@ -198,7 +198,7 @@ def clip_by_value(grad: Array, *, limit: float) -> None:
     np.maximum(grad, -limit, out=grad)
 
 
-@kernels.kernel(workspace=f"({SUM_BLOCK})scalar")
+@kernels.kernel(workspace=f"({SUM_BLOCK})scalar", blas=True)
 def clip_by_global_norm(grad: Array, *, max_norm: float, out: Array, work: tuple[Array]) -> None:
     """Dot products of float64 blocks; the second pass only where something is clipped."""
     total = 0.0
