@@ -288,7 +288,8 @@ def _introduce(candidate: Candidate, step: Any) -> None:
 class Session:
     """A run under way; ``record()`` gives what has been measured so far.
 
-    Without ``ceilings`` no row is judged by them; ``again`` measures them once more.
+    Without ``ceilings`` no row is judged by them; ``again`` measures them once more. A record has
+    the ``warnings`` that there are when it is made.
     """
 
     plan: Plan
@@ -298,6 +299,7 @@ class Session:
     complete: bool = False
     ceilings: list[results.Ceiling] = field(default_factory=list)
     again: Callable[[], Iterable[results.Ceiling]] = tuple
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -364,7 +366,11 @@ class Session:
     def record(self) -> results.Run:
         """Everything that is known so far, as one record."""
         return self._recorder.record(
-            "bench", self.found, complete=self.complete, ceilings=list(self.ceilings)
+            "bench",
+            self.found,
+            complete=self.complete,
+            ceilings=list(self.ceilings),
+            warnings=list(self.warnings),
         )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from nnkernels.bench.harness import Case
-    from nnkernels.bench.results import Ceiling, Result, Run, Times
+    from nnkernels.bench.results import Result, Run, Times
     from nnkernels.bench.session import Plan, Session
     from nnkernels.cli._render import Bar
 
@@ -95,14 +95,13 @@ def command(
     add_workloads(workloads)
     plan = replace(_plan(expression, backends, preset, threads, time_budget), cold=cache == "cold")
     with hired(plan) as crew, Bar() as bar:
-
-        def ceilings() -> list[Ceiling]:
-            depth = survey.GLANCE if preset == "quick" else survey.QUICK
-            return survey.measure(plan, crew, depth, bar.show, some_counts(plan.cores))
-
-        found = ceilings() if plan.effort.budget >= LEAST_FOR_CEILINGS else []
+        depth = survey.GLANCE if preset == "quick" else survey.QUICK
+        limits = survey.Survey(plan, crew, depth, bar.show, some_counts(plan.cores))
+        found = limits.measure() if plan.effort.budget >= LEAST_FOR_CEILINGS else []
         report = Report(plan, bar)
-        session = Session(plan, crew, report, ceilings=found, again=ceilings)
+        session = Session(
+            plan, crew, report, ceilings=found, again=limits.measure, warnings=limits.warnings
+        )
         try:
             session.run()
         finally:
@@ -223,7 +222,7 @@ class Report:
         """Remarks and the answer in plain words."""
         from nnkernels.bench import conclusions, machine
 
-        for warning in machine.warnings(record.machine.env):
+        for warning in (*record.warnings, *machine.warnings(record.machine.env)):
             self._console.print(f"! {warning}")
         every = [t for found in self._times.values() for t in found.values()]
         if contended := sum(t.contended for t in every):

@@ -125,20 +125,17 @@ def _measured(plan: Plan, bar: Bar, output: Path | None) -> Run:
     from nnkernels.bench.session import Session, hired
 
     with hired(plan) as crew:
-
-        def measure() -> list[Ceiling]:
-            return survey.measure(plan, crew, survey.FULL, bar.show, thread_counts(plan.cores))
-
-        found = measure()
-        session = Session(plan, crew, _Listener(bar))
+        limits = survey.Survey(plan, crew, survey.FULL, bar.show, thread_counts(plan.cores))
+        found = limits.measure()
+        session = Session(plan, crew, _Listener(bar), warnings=limits.warnings)
         try:
             session.run()
         finally:
             run = replace(session.record(), kind="roofline", ceilings=found)
             if not run.complete and output is not None:
                 results.write(output, run)
-        rows, found = roofline.judged_all(run.results, found, measure)
-    return replace(run, results=rows, ceilings=found)
+        rows, found = roofline.judged_all(run.results, found, limits.measure)
+    return replace(run, results=rows, ceilings=found, warnings=limits.warnings)
 
 
 class _Listener:
@@ -170,7 +167,7 @@ def _print(run: Run, plan: Plan) -> None:
         console.print(_memory_table(own))
     console.print("workloads", style="bold")
     console.print(_workload_table(run.results))
-    for warning in machine.warnings(run.machine.env):
+    for warning in (*run.warnings, *machine.warnings(run.machine.env)):
         print_wrapped(f"! {warning}")
     for sentence in (*_scaling(run.ceilings), *conclusions.of_run(run)):
         print_wrapped(sentence)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from nnkernels import plugins
 from nnkernels.bench import ceilings, harness, results, survey
+from nnkernels.bench.workers import WorkerHungError
 from nnkernels.cli import bench
 from nnkernels.cli._app import run
 
@@ -69,6 +70,23 @@ def test_rates_are_shown_beside_the_ceilings(tmp_path: Path, capsys, monkeypatch
     record = results.read(path)
     assert {c.threads for c in record.ceilings} == {1}
     assert 0 < record.results[0].rates.pct_peak < 1.05
+
+
+def test_a_device_that_does_not_answer_has_no_percentages(tmp_path, capsys, monkeypatch) -> None:
+    def hung(**settings):
+        raise WorkerHungError("no answer in 120 s")
+
+    monkeypatch.setattr(ceilings, "measure", hung)
+    monkeypatch.setattr(bench, "LEAST_FOR_CEILINGS", 0.0)
+    path = tmp_path / "run.json"
+    assert run([*QUICK, "-k", RELU, "-b", "numpy", "-o", str(path)]) == 0
+    warning = "the ceilings of cpu are not known: no answer in 120 s"
+    assert f"! {warning}" in capsys.readouterr().out
+    record = results.read(path)
+    assert (record.warnings, record.ceilings) == ([warning], [])
+    assert [(r.status, r.rates.pct_peak) for r in record.results if r.backend == "numpy"] == [
+        ("ok", None)
+    ]
 
 
 def test_an_impossible_rate_is_refused(tmp_path: Path, capsys, monkeypatch) -> None:

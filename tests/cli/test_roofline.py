@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from nnkernels.bench import ceilings, device_ceilings, results, session, survey
 from nnkernels.bench.harness import registry
+from nnkernels.bench.workers import WorkerLostError
 from nnkernels.cli import roofline
 from nnkernels.cli._app import run
 
@@ -64,6 +65,19 @@ def test_ceilings_and_workloads_are_shown_written_and_drawn(capsys, tmp_path) ->
     svg = drawn.read_text()
     assert "<svg" in svg
     assert "matmul" in svg
+
+
+def test_ceilings_that_cannot_be_measured_are_told(capsys, tmp_path, monkeypatch) -> None:
+    def lost(**settings):
+        raise WorkerLostError("its process has ended")
+
+    monkeypatch.setattr(ceilings, "measure", lost)
+    written = tmp_path / "roof.json"
+    assert run([*ARGUMENTS, "--threads", "1", "-o", str(written)]) == 0
+    warning = "the ceilings of cpu are not known: its process has ended"
+    assert f"! {warning}" in capsys.readouterr().out
+    found = results.read(written)
+    assert (found.complete, found.warnings, found.ceilings) == (True, [warning], [])
 
 
 def test_workloads_of_a_users_own(monkeypatch, tmp_path, capsys) -> None:
