@@ -19,7 +19,6 @@ from nnkernels.errors import BackendUnavailableError
 from nnkernels.spec import OPERATORS, get_op
 from nnkernels.testing.samples import parameter_sets
 
-REMEDY = "cmake --preset release"
 ABI = f"long long nnk_abi(void) {{ return {library.ABI}; }}"
 OURS = f'const char *nnk_sources(void) {{ return "{library.digest(library.CSRC)}"; }}'
 NO_VARIANTS = "const char *nnk_variant(long long n, long long *runs) { return 0; }"
@@ -65,7 +64,7 @@ def test_a_library_that_is_not_ours_is_refused_with_the_remedy(parts, why, tmp_p
         library.Library(path)
     assert why in str(caught.value)
     assert str(path) in str(caught.value)
-    assert REMEDY in str(caught.value)
+    assert library.remedy() in str(caught.value)
 
 
 @pytest.mark.parametrize("text", [None, "", "no library"])
@@ -76,7 +75,7 @@ def test_what_is_no_library_is_refused(text, tmp_path, monkeypatch):
     monkeypatch.setenv(library.PATH_VARIABLE, str(path))
     with pytest.raises(BackendUnavailableError, match="cannot be opened") as caught:
         load()
-    assert REMEDY in str(caught.value)
+    assert library.remedy() in str(caught.value)
 
 
 def test_where_there_is_none_the_reason_is_one_sentence_with_the_remedy(tmp_path, monkeypatch):
