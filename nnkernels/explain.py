@@ -121,6 +121,8 @@ def _choice(backend: Backend, found: Resolution, label: str, note: str) -> Choic
 
 def _location(kernel: Kernel) -> tuple[str, str, int]:
     function = inspect.unwrap(kernel.function)
+    if function is None:
+        return f"compiled code of {kernel.owner}", "", 0
     code = getattr(function, "__code__", None)
     if code is None:
         return function_name(function), "", 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnkernels import plugins
+from nnkernels import explain, plugins
 from nnkernels import signature as sig
 from nnkernels.backends._compiled import record
 from nnkernels.backends.native import kernels, library, load
@@ -188,6 +188,12 @@ def test_only_known_operators_arrays_and_parameters_are_declared(opened):
             labels = {d.rstrip("+") for a in given.arrays.values() for d in a.dims}
             assert over is None or over in labels, op_name
     assert not parts
+
+
+def test_explain_tells_compiled_code_from_python(native):
+    (choice,) = explain("softplus", native)
+    assert (choice.kernel, choice.file) == ("compiled code of native", "")
+    assert choice.why == "kernel of native"
 
 
 def test_every_operator_of_the_catalogue_has_a_kernel(native):
