@@ -109,10 +109,10 @@ class DivergedError(NnkernelsError, ArithmeticError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended training after a whole step; the trainer's state is intact.
+    """Ctrl-C, SIGTERM or SIGHUP ended training after a whole step; the trainer's state is intact.
 
     Attributes:
-        signal: number of the signal (2 for SIGINT, 15 for SIGTERM).
+        signal: number of the signal (2 for SIGINT, 15 for SIGTERM, 1 for SIGHUP).
     """
 
     def __init__(self, message: str, *, signal: int) -> None:

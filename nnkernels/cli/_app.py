@@ -7,7 +7,7 @@ everything else to standard error.
 
 Exit codes: 0 as asked; 1 the thing checked failed; 2 usage, inputs or infrastructure; 3 incomplete,
 not comparable, or a backend that was named is not available; 4 unsure, where that was asked to
-count; 5 training diverged; 130 and 143 interrupted.
+count; 5 training diverged; 129, 130 and 143 interrupted.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ from nnkernels.errors import (
 )
 
 P = ParamSpec("P")
+TERMINATING = ("SIGTERM", "SIGHUP")
+"""Signals, where the system has them, that end a command in order."""
+
 ORDER = (
     *("info", "doctor", "bench", "train", "predict", "list", "explain", "profile", "roofline"),
     *("crossover", "ab", "calibrate", "compare", "history", "report", "verify", "reproduce"),
@@ -241,7 +244,10 @@ def _drop_stdout() -> None:
 
 @contextlib.contextmanager
 def _terminated() -> Iterator[None]:
-    """Make SIGTERM an exception like Ctrl-C, so that commands can save what they have."""
+    """Make SIGTERM and SIGHUP an exception like Ctrl-C, so that commands can save what they have.
+
+    What is ignored stays so: SIGHUP is under nohup.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -249,8 +255,11 @@ def _terminated() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise TrainingInterrupted("terminated", signal=number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = [getattr(signal, name) for name in TERMINATING if hasattr(signal, name)]
+    heard = [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,7 +30,10 @@ def command(
     ] = False,
     calibration: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What 'nnkernels calibrate -o' wrote: the noise."),
+        typer.Option(
+            metavar="FILE",
+            help="What 'nnkernels calibrate -o' wrote: the noise. Default: as calibrated here.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -57,7 +60,7 @@ def command(
     check_target("-o", output)
     sides = _saved(old), _saved(new)
     comparing.check_comparable(*sides)
-    found = comparing.compare(*sides, _noise(calibration))
+    found = comparing.compare(*sides, _noise(calibration, sides[1].runs[-1]))
     if output is not None:
         results.write(output, _record(sides, found))
     _print_table(found)
@@ -82,11 +85,16 @@ def _saved(path: Path) -> Saved:
     return Saved(machine.scrub(str(path)), runs)
 
 
-def _noise(path: Path | None) -> dict[tuple[str, str], float]:
-    from nnkernels.bench import results
+def _noise(path: Path | None, measured: Run) -> Mapping[tuple[str, str], float]:
+    """By the file that was given; else, of files from here, by what 'nnkernels calibrate' kept."""
+    from nnkernels.bench import machine, results
+    from nnkernels.bench.gate import calibration
 
-    run = results.read(path) if path is not None else None
-    return {(row.workload, row.backend): row.spread for row in run.calibration} if run else {}
+    if path is not None:
+        return calibration.noise(results.read(path).calibration)
+    if measured.machine.fingerprint != machine.fingerprint(machine.identity()):
+        return {}
+    return calibration.noise(calibration.stored(measured.settings.threads or 1))
 
 
 def _record(sides: Sequence[Saved], found: list[Comparison]) -> Run:

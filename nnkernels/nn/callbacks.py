@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nnkernels.nn.trainer import Trainer
 
 
-CUT_OFF = ("diverged", "SIGINT", "SIGTERM")
+CUT_OFF = ("diverged", "SIGINT", "SIGTERM", "SIGHUP")
 """Reasons after which ``fit`` raises."""
 
 

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 class Pending:
@@ -26,16 +28,21 @@ class Pending:
 
     @property
     def name(self) -> str:
-        """``SIGINT``, ``SIGTERM`` or nothing."""
+        """``SIGINT``, ``SIGTERM``, ``SIGHUP`` or nothing."""
         return signal.Signals(self.signal).name if self.signal is not None else ""
+
+
+def _nohup(number: int) -> bool:
+    """Whether it is the signal of a terminal that closes, which this process is to outlive."""
+    return signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Pending]:
-    """Note SIGINT and SIGTERM instead of acting on them.
+    """Note SIGINT, SIGTERM and SIGHUP instead of acting on them.
 
-    Only the main thread receives signals; elsewhere nothing is changed. A signal that nobody
-    answered inside is raised again at the end.
+    Only the main thread receives signals; elsewhere nothing is changed. SIGHUP stays ignored where
+    it is, by nohup. A signal that nobody answered inside is raised again at the end.
     """
     pending = Pending()
     if threading.current_thread() is not threading.main_thread():
@@ -45,7 +52,7 @@ def deferred() -> Iterator[Pending]:
     def note(number: int, frame: FrameType | None) -> None:
         pending.signal = number
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = {number: signal.signal(number, note) for number in SIGNALS if not _nohup(number)}
     try:
         yield pending
     finally:

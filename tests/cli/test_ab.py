@@ -246,7 +246,8 @@ def wait_for_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=SLOW)]
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=SLOW), (signal.SIGHUP, 129)],
 )
 def test_an_interrupted_run_leaves_a_partial_file_and_nothing_else(
     here: Path, tmp_path: Path, number, code

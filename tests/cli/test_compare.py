@@ -8,7 +8,8 @@ import pytest
 import runs
 from msgspec.structs import replace
 
-from nnkernels.bench import results
+from nnkernels.bench import machine, results
+from nnkernels.bench.gate import calibration
 from nnkernels.cli._app import run
 
 
@@ -84,6 +85,22 @@ def test_the_comparison_is_written_and_readable(tmp_path, capsys):
         "relu": "slower",
         "matmul": "same",
     }
+
+
+@pytest.mark.parametrize(("here", "code"), [(True, 4), (False, 0)])
+def test_the_noise_that_calibrate_kept_counts_for_files_of_this_machine(
+    tmp_path, capsys, monkeypatch, here, code
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    noisy = results.CalibrationRow("relu", "numba", 0.2, [], None)
+    settings = replace(runs.run().settings, threads=1)
+    calibration.store(runs.run("calibrate", calibration=[noisy], settings=settings))
+    place = {"machine": runs.machine_of(machine.identity())} if here else {}
+    old, new = (
+        write(tmp_path / name, factor, settings=settings, **place)
+        for name, factor in (("old", 1.0), ("new", 1.3))
+    )
+    assert run(["compare", old, new, "--strict"]) == code
 
 
 def test_the_noise_of_calibrate_is_read(tmp_path, capsys):

@@ -158,7 +158,7 @@ def trainer(rich_model) -> Trainer:
     return Trainer(rich_model(), "adam")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_a_callback_ends_training_after_the_epoch(trainer, classes, number):
     with pytest.raises(TrainingInterrupted, match="after step 9") as caught:
         trainer.fit(*classes, epochs=3, batch_size=5, callbacks=[SignalAt("epoch_end", number)])
@@ -232,6 +232,16 @@ def test_handlers_are_put_back():
         assert pending.name == "SIGTERM"
         pending.answered = True
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_closed_terminal_does_not_matter_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with deferred() as pending:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not pending
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_unanswered_signal_is_raised_again():

@@ -30,17 +30,28 @@ def file(threads: int) -> Path:
     return Path(platformdirs.user_state_dir("nnkernels")) / "calibration" / name
 
 
+def stored(threads: int) -> Sequence[CalibrationRow]:
+    """What was kept of this machine's calibration; empty where it was not calibrated.
+
+    Raises:
+        ResultError: the file is there and cannot be read.
+    """
+    path = file(threads)
+    return results.read(path).calibration if path.exists() else ()
+
+
 def recommended(threads: int) -> Mapping[Name, int]:
     """Restarts by workload and backend, as calibrated on this machine; empty where it was not.
 
     Raises:
         ResultError: the file is there and cannot be read.
     """
-    path = file(threads)
-    if not path.exists():
-        return {}
-    rows = results.read(path).calibration
-    return {(row.workload, row.backend): row.restarts for row in rows if row.restarts}
+    return {(row.workload, row.backend): row.restarts for row in stored(threads) if row.restarts}
+
+
+def noise(rows: Sequence[CalibrationRow]) -> Mapping[Name, float]:
+    """Standard deviation of a restart's ln(ratio) of equal code, by workload and backend."""
+    return {(row.workload, row.backend): row.spread for row in rows}
 
 
 def store(run: results.Run) -> Path:

@@ -16,11 +16,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 import nnkernels
 from nnkernels import plugins
@@ -31,6 +34,12 @@ from nnkernels.names import parse_backend
 
 PATIENCE = 120.0
 """Seconds for checking out, unpacking, and importing once."""
+
+PREFIX, LOCK = "nnkernels-ab-", "lock"
+"""Of the names of temporary folders, and the file in each that its process keeps locked."""
+
+YOUNG = 60.0
+"""Seconds of age below which a temporary folder that is not locked is let be."""
 
 _PROBE = """
 import json, sys
@@ -94,13 +103,38 @@ def prepared(a: str, b: str) -> Iterator[tuple[Side, Side]]:
             "two versions with -b BACKEND"
         )
     with contextlib.ExitStack() as stack:
-        temporary = tempfile.TemporaryDirectory(prefix="nnkernels-ab-", ignore_cleanup_errors=True)
-        folder = Path(stack.enter_context(temporary))
+        folder = stack.enter_context(_workplace())
         places = [stack.enter_context(_placed(a, folder / "a"))]
         places.append(stack.enter_context(_placed(b, folder / "b")))
         with ThreadPoolExecutor(2) as pool:
             first, second = pool.map(_side, places)
         yield first, second
+
+
+@contextlib.contextmanager
+def _workplace() -> Iterator[Path]:
+    """A temporary folder, locked while this process lives; those of killed ones are removed."""
+    _sweep()
+    temporary = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
+    with temporary as name, filelock.FileLock(Path(name) / LOCK):
+        yield Path(name)
+
+
+def _sweep() -> None:
+    """Remove the folders, with their worktrees, that processes of ours left when they were killed.
+
+    Such a folder has a lock that nobody holds. A young one may be about to be locked.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, filelock.Timeout):
+            found = folder.lstat()
+            young = time.time() - found.st_mtime < YOUNG
+            if young or found.st_uid != os.getuid() or not (folder / LOCK).is_file():
+                continue
+            with filelock.FileLock(folder / LOCK, timeout=0), _uninterrupted():
+                for record in folder.glob("*/.git"):
+                    _forget(record.parent)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_backend(name: str) -> bool:
@@ -214,6 +248,13 @@ def _remove(top: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(InputError):
         _git(top, "", "worktree", "prune", "--expire", "now")
+
+
+def _forget(worktree: Path) -> None:
+    """Remove a worktree of whatever repository, as far as there still is one."""
+    common = ("rev-parse", "--path-format=absolute", "--git-common-dir")
+    with contextlib.suppress(InputError):
+        _remove(Path(_git(worktree, "", *common)), worktree)
 
 
 def _git(folder: Path | None, trouble: str, *arguments: str) -> str:

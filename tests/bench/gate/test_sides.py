@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -126,6 +127,74 @@ def test_a_hooks_variables_and_hooks_do_not_matter(here: Path, monkeypatch) -> N
 def test_nothing_is_left_whatever_ends_it(here: Path, error) -> None:
     with pytest.raises(error), prepared("good", "good"):
         raise error
+
+
+KILLED = """
+import os, sys
+from nnkernels.bench.gate.sides import prepared
+with prepared("good", "good"):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other_run(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Another process that compares, and the temporary folder that it shares with this one."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(sides, "YOUNG", 0.0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"ready\n"
+    with process:
+        yield process, temporary
+    monkeypatch.undo()
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(here: Path, other_run, planting) -> None:
+    process, temporary = other_run
+    process.kill()
+    process.wait()
+    (temporary / "nnkernels-ab-of-another-program").mkdir()
+    assert len(planting.worktrees(here)) == 3
+    with prepared("good", "."):
+        assert len(planting.worktrees(here)) == 2
+    assert [path.name for path in temporary.iterdir()] == ["nnkernels-ab-of-another-program"]
+
+
+def test_a_run_that_lives_is_let_be_and_so_is_a_young_folder(
+    here: Path, other_run, planting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, _ = other_run
+    sides._sweep()
+    assert len(planting.worktrees(here)) == 3
+    process.kill()
+    process.wait()
+    monkeypatch.setattr(sides, "YOUNG", 60.0)
+    sides._sweep()
+    assert len(planting.worktrees(here)) == 3
+    monkeypatch.setattr(sides, "YOUNG", 0.0)
+    sides._sweep()
+    assert len(planting.worktrees(here)) == 1
+
+
+def test_a_killed_runs_repository_may_be_gone(here: Path, other_run) -> None:
+    process, temporary = other_run
+    process.kill()
+    process.wait()
+    (left,) = temporary.iterdir()
+    for record in left.glob("*/.git"):
+        record.write_text("gitdir: /nowhere/.git/worktrees/a\n")
+    sides._sweep()
+    assert not left.exists()
+    sides._git(here, "", "worktree", "prune", "--expire", "now")
 
 
 def test_cleaning_up_is_not_interrupted() -> None:
