@@ -78,7 +78,7 @@ def command(
       nnkernels crossover                        the usual workloads
       nnkernels crossover -k matmul -b numpy,numba
       nnkernels crossover -k mlp_step -b "numba(threads=1),numba(threads=2)"
-      nnkernels crossover -k "relu and forward" --threads 1 --budget 20 --plot relu.png
+      nnkernels crossover -k "relu and forward" --budget 20 --plot relu.png
     """
     from nnkernels.bench import crossover, harness, select
     from nnkernels.bench.session import hired
