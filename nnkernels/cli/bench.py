@@ -276,9 +276,10 @@ def _cells(times: Times) -> list[str]:
     from nnkernels.bench.statistics import half_width
     from nnkernels.cli._render import digits, duration
 
+    width = 100 * half_width(times.ci, times.median)
     return [
         duration(times.median),
-        f"{digits(100 * half_width(times.ci, times.median))} %",
+        f"{digits(width)} %" if width < 1000 else ">999 %",
         str(len(times.samples)),
     ]
 
