@@ -242,12 +242,10 @@ def _checked_out(revision: str, folder: Path) -> Iterator[_Place]:
 
 
 def _remove(top: Path, folder: Path) -> None:
-    """Remove the worktree, the record of it in the repository too, even a half-made one."""
-    with contextlib.suppress(InputError):
-        _git(top, "", "worktree", "remove", "--force", "--force", str(folder))
+    """Remove the worktree, then the record of it in the repository: a half-made one's too."""
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(InputError):
-        _git(top, "", "worktree", "prune", "--expire", "now")
+        _git(top, "", "worktree", "remove", "--force", "--force", str(folder))
 
 
 def _forget(worktree: Path) -> None:
