@@ -120,6 +120,12 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.signal = signal
 
 
+def type_name(value: object) -> str:
+    """The type of a value as a message names it, such as ``cupy.ndarray`` or ``list``."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
 def suggestion(name: str, choices: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the nearest of ``choices``, or the list of choices."""
     import difflib  # only errors need it: importing nnkernels must stay as quick as NumPy

@@ -1157,7 +1157,7 @@ def test_an_array_on_another_device_is_never_copied_silently():
         def __array__(self, dtype=None, copy=None):
             raise AssertionError("copied")
 
-    with pytest.raises(DeviceMismatchError, match="relu: x is a Elsewhere"):
+    with pytest.raises(DeviceMismatchError, match=r"relu: x is a .*Elsewhere, .*to_numpy"):
         ops.relu(Elsewhere())
     with pytest.raises(DeviceMismatchError, match="relu: x"):
         ops.relu(opaque_backend().asarray(np.ones(3)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels.errors import DeviceMismatchError
+from nnkernels.errors import DeviceMismatchError, type_name
 from nnkernels.spec import Array
 
 ALIGNMENT = 64
@@ -28,7 +28,7 @@ class HostDevice:
         """``numpy.asarray``, refusing arrays that live on a GPU."""
         if hasattr(array, "__cuda_array_interface__"):
             raise DeviceMismatchError(
-                f"a {type(array).__module__}.{type(array).__name__} lives on a GPU; copy it to the "
+                f"a {type_name(array)} lives on a GPU; copy it to the "
                 "host first, for example with its backend's to_numpy()"
             )
         return np.asarray(array, dtype)

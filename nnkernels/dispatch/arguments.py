@@ -16,6 +16,7 @@ from nnkernels.errors import (
     InputError,
     LabelError,
     NnkernelsError,
+    type_name,
 )
 from nnkernels.spec import Array, Op
 
@@ -88,9 +89,14 @@ def _as_array(op: Op[Any, Any], name: str, backend: Backend, value: Any) -> Any:
     if not _host_like(value) or not backend.device.owns(np.empty(0)):
         if isinstance(value, (int, float)):
             return backend.device.asarray(np.asarray(value))
+        remedy = (
+            f"move it there with backend.asarray({name})"
+            if _host_like(value)
+            else f"call its own backend, or copy it to the host with that one's to_numpy({name})"
+        )
         raise DeviceMismatchError(
-            f"{op.name}: {name} is a {type(value).__name__}, not an array of {backend.name}'s "
-            f"device ({backend.device.name}); move it there with backend.asarray({name})"
+            f"{op.name}: {name} is a {type_name(value)}, not an array of {backend.name}'s "
+            f"device ({backend.device.name}); {remedy}"
         )
     return _plain(op, name, value)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.dispatch.plan import Plan
-from nnkernels.errors import DeviceMismatchError, OutputError
+from nnkernels.errors import DeviceMismatchError, OutputError, type_name
 
 
 def allocate(plan: Plan) -> tuple[Any, ...]:
@@ -41,7 +41,7 @@ def check_out(plan: Plan, arrays: Sequence[Any], out: Any) -> tuple[Any, ...]:
             continue
         if not plan.backend.device.owns(array):
             raise DeviceMismatchError(
-                f"{plan.op.name}: out is a {type(array).__name__}, not an array of device "
+                f"{plan.op.name}: out is a {type_name(array)}, not an array of device "
                 f"{plan.backend.device.name}"
             )
         if isinstance(array, np.ma.MaskedArray):

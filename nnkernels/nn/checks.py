@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from nnkernels import signature as sig
-from nnkernels.errors import DTypeError, InputError, NonFiniteError, ShapeError, unknown
+from nnkernels.errors import (
+    DeviceMismatchError,
+    DTypeError,
+    InputError,
+    NonFiniteError,
+    ShapeError,
+    unknown,
+)
 from nnkernels.spec import Array
 
 
@@ -46,6 +53,11 @@ def as_numeric(what: str, value: Any) -> Array:
     """A NumPy array of real numbers of any dtype; not a copy where that can be avoided."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise InputError(f"{what} has masked elements; fill them first: x.filled(...)")
+    if hasattr(value, "__cuda_array_interface__"):
+        raise DeviceMismatchError(
+            f"{what} lies on a GPU; give an array in host memory (backend.to_numpy(...) copies it "
+            "there): it is moved to where the backend computes"
+        )
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:

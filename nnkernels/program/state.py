@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnkernels.backend import Device
-from nnkernels.errors import ProgramError, ShapeError, unknown
+from nnkernels.errors import DeviceMemoryError, ProgramError, ShapeError, unknown
 from nnkernels.program.format import Layout, Slot
 from nnkernels.spec import Array
 
@@ -24,7 +24,7 @@ class State:
         self.layout = layout
         self.device = device
         self.buffers: dict[str, Array] = {
-            name: device.buffer(count * np.dtype(dtype).itemsize).view(dtype)
+            name: _room(device, name, count * np.dtype(dtype).itemsize).view(dtype)
             for name, (dtype, count) in layout.buffers.items()
         }
         self._entries = {entry.name: entry for entry in layout.entries}
@@ -79,3 +79,13 @@ class State:
         """Put back what :meth:`snapshot` gave."""
         for name, values in snapshot.items():
             self.buffers[name][...] = self.device.asarray(values)
+
+
+def _room(device: Device, name: str, nbytes: int) -> Array:
+    try:
+        return device.buffer(nbytes)
+    except DeviceMemoryError as error:
+        raise DeviceMemoryError(
+            f"the weights and what the optimizer keeps do not fit (their buffer {name!r}, whatever "
+            f"the batch): {error}"
+        ) from error

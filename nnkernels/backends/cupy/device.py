@@ -12,7 +12,7 @@ import numpy as np
 from nnkernels.backend import Backend
 from nnkernels.backends.cupy.gpu import Gpu
 from nnkernels.backends.cupy.queue import CudaQueue
-from nnkernels.errors import BackendError, DeviceMemoryError, DeviceMismatchError
+from nnkernels.errors import BackendError, DeviceMemoryError, DeviceMismatchError, type_name
 from nnkernels.spec import Array
 
 DLPACK_CUDA = 2
@@ -83,7 +83,7 @@ class CudaDevice:
     def _check_index(self, array: Any, index: int) -> None:
         if index != self.gpu.index:
             raise DeviceMismatchError(
-                f"a {type(array).__module__}.{type(array).__name__} lives on cuda:{index}, not on "
+                f"a {type_name(array)} lives on cuda:{index}, not on "
                 f"{self.name}; use backend 'cupy:{index}', or copy it first"
             )
 
@@ -91,9 +91,7 @@ class CudaDevice:
         """A copy of the values, after all work that was queued before on the current stream."""
         found = self.borrow(array)
         if found is None:
-            raise DeviceMismatchError(
-                f"to_numpy: a {type(array).__module__}.{type(array).__name__} is not on {self.name}"
-            )
+            raise DeviceMismatchError(f"to_numpy: a {type_name(array)} is not on {self.name}")
         with self.gpu.current():
             values: Array = found.get()
         return values
@@ -169,6 +167,6 @@ def room(gpu: Gpu, what: str) -> Iterator[None]:
     except gpu.cp.cuda.memory.OutOfMemoryError as error:
         free, total = gpu.device.mem_info
         raise DeviceMemoryError(
-            f"cuda:{gpu.index}: no room for {what}: {free / 2**20:.0f} of {total / 2**20:.0f} MiB "
-            "are free; use smaller batches, or free other arrays"
+            f"cuda:{gpu.index}: no room for {what}: {free / 2**20:.1f} of {total / 2**20:.1f} MiB "
+            "are free; free other arrays, or compute on fewer rows at once"
         ) from error

@@ -13,6 +13,7 @@ from nnkernels.errors import (
     OutputError,
     ShapeError,
 )
+from nnkernels.nn import MLP, Trainer
 
 
 @pytest.fixture
@@ -129,6 +130,21 @@ def test_a_misaligned_view_is_refused(backend):
     memory = backend.device.buffer(64)
     with pytest.raises(InputError, match="relu: x is not aligned to 4 bytes"):
         backend.relu(memory[2:18].view(np.float32))
+
+
+def test_an_array_of_a_gpu_is_no_argument_of_a_host_backend(backend):
+    x = backend.asarray(np.ones((2, 3), np.float32))
+    with pytest.raises(DeviceMismatchError, match=r"relu: x is a .*\.ndarray, .*to_numpy\(x\)"):
+        nnkernels.get_backend("numpy").relu(x)
+    with pytest.raises(DeviceMismatchError, match=r"out is a numpy\.ndarray, not an array of dev"):
+        backend.relu(x, out=np.empty((2, 3), np.float32))
+
+
+def test_training_takes_host_arrays_and_says_so(backend):
+    x = backend.asarray(np.ones((2, 3), np.float32))
+    trainer = Trainer(MLP([3, 2]), backend=backend)
+    with pytest.raises(DeviceMismatchError, match=r"fit: X lies on a GPU; give .* in host memory"):
+        trainer.fit(x, [0, 1], epochs=1)
 
 
 def test_no_room_is_said_with_what_is_free(needs_nvrtc):

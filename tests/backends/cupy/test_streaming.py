@@ -203,13 +203,34 @@ def test_scratch_that_does_not_fit_is_an_error_as_ever():
         trained.fit(X, Y, batch_size=BATCH, progress=False)
 
 
-def test_buffers_that_do_not_fit_are_an_error():
-    trained = trainer(device(60_000))
+@pytest.mark.parametrize("rows", [100, ROWS])
+def test_streamed_batches_that_do_not_fit_are_an_error_with_the_batch_that_does(rows):
+    small = {"data": (X[:rows], Y[:rows]), "batch_size": rows, "epochs": 1}
+    needed = used(fit(device(), **small)[0].backend) - X[:rows].nbytes
     with (
         pytest.warns(StreamingWarning),
-        pytest.raises(DeviceMemoryError, match="use smaller batches, or free other arrays"),
+        pytest.raises(DeviceMemoryError, match=r"and 0\.\d MiB for streamed batches") as caught,
     ):
-        trained.fit(X, Y, batch_size=BATCH, progress=False)
+        trainer(device(needed)).fit(*small["data"], batch_size=rows, progress=False)
+    fitting = int(str(caught.value).partition("batches of ")[2].split()[0])
+    assert rows // 4 < fitting < rows
+    del caught
+    fit(device(needed), **{**small, "data": (X[:fitting], Y[:fitting]), "batch_size": fitting})
+
+
+def test_the_batch_that_is_said_to_fit_beside_the_scratch_can_be_streamed():
+    with pytest.raises(DeviceMemoryError, match="of scratch; ") as caught:
+        trainer(device(40_000)).fit(X, Y, batch_size=ROWS, progress=False)
+    fitting = int(str(caught.value).partition("batches of ")[2].split()[0])
+    del caught
+    rows = ROWS // fitting * fitting
+    _, notices = fit(device(40_000), data=(X[:rows], Y[:rows]), batch_size=fitting, epochs=1)
+    assert len(notices) == 1
+
+
+def test_weights_that_do_not_fit_are_an_error_whatever_the_batch():
+    with pytest.raises(DeviceMemoryError, match=r"the weights .* do not fit .*whatever the batch"):
+        trainer(device(4_000))
 
 
 def test_the_whole_data_as_one_batch_is_not_streamed_in_gradients():

@@ -20,7 +20,7 @@ from nnkernels.backends.cupy.products import WORKSPACE_BYTES
 from nnkernels.backends.cupy.steps.counters import Counters
 from nnkernels.backends.cupy.steps.graph import capture
 from nnkernels.backends.cupy.steps.groups import Head
-from nnkernels.backends.cupy.steps.inputs import Inputs
+from nnkernels.backends.cupy.steps.inputs import Inputs, brought
 from nnkernels.backends.cupy.steps.lowering import Item, LaunchList
 from nnkernels.backends.cupy.steps.memory import Memory, arena_bytes, kept_bytes, rows_that_fit
 from nnkernels.backends.cupy.steps.pace import Pace
@@ -93,22 +93,34 @@ class StepExecutable:
     def _allocated(self) -> tuple[Memory, Any]:
         """The step's arrays, and the scratch of products by cublasLt."""
         device, free = self.backend.device, self._gpu.device.mem_info[0]
-        multiplies = any(p.op == "matmul" for p in self._plan.pieces.pieces)
-        shared = WORKSPACE_BYTES if multiplies and self._plan.epilogues else 0
+        shared = self._shared
         try:
             workspace = device.empty((shared,), "uint8") if shared else None
             return Memory(self._plan, device, self.state), workspace
         except DeviceMemoryError as error:
-            raise DeviceMemoryError(self._no_room(free, shared)) from error
+            raise DeviceMemoryError(self._no_room(free)) from error
 
-    def _no_room(self, free: int, shared: int) -> str:
-        rows, needed = self.program.rows, arena_bytes(self._plan) + kept_bytes(self._plan) + shared
-        fitting = rows_that_fit(self._plan, free - shared)
+    @property
+    def _shared(self) -> int:
+        """Bytes of the scratch of products by cublasLt."""
+        multiplies = any(p.op == "matmul" for p in self._plan.pieces.pieces)
+        return WORKSPACE_BYTES if multiplies and self._plan.epilogues else 0
+
+    @property
+    def _needed(self) -> int:
+        """Bytes of all scratch."""
+        return arena_bytes(self._plan) + kept_bytes(self._plan) + self._shared
+
+    def _no_room(self, free: int, *, streamed: bool = False) -> str:
+        rows, travelling = self.program.rows, brought(self._plan)
+        fitting = rows_that_fit(self._plan, free - self._shared, travelling)
         remedy = f"batches of {fitting} rows would fit" if fitting else "free other arrays"
+        room = sum(array.nbytes for array in travelling) / 2**20
+        more = f" and {room:.1f} MiB for streamed batches" if streamed else ""
         return (
             f"{self.backend.name}: no room on {self.backend.device.name} for a step of {rows} "
-            f"rows, which needs {needed / 2**20:.1f} MiB of scratch; {free / 2**20:.1f} MiB are "
-            f"free; {remedy}"
+            f"rows, which needs {self._needed / 2**20:.1f} MiB of scratch{more}; "
+            f"{free / 2**20:.1f} MiB are free; {remedy}"
         )
 
     # --- running -------------------------------------------------------------------------------
@@ -208,9 +220,21 @@ class StepExecutable:
 
     def _step(self, row: int) -> None:
         """Queue a step at ``row``."""
-        self._inputs.bring(row, row + self._counters.advance, self._stream)
+        self._bring(row, row + self._counters.advance)
         self._launch()
         self._inputs.put(row)
+
+    def _bring(self, row: int, following: int) -> None:
+        """Queue what must be moved before a step.
+
+        Raises:
+            DeviceMemoryError: no room for the batches that are streamed.
+        """
+        try:
+            self._inputs.bring(row, following, self._stream)
+        except DeviceMemoryError as error:
+            free = self._gpu.device.mem_info[0] + self._needed
+            raise DeviceMemoryError(self._no_room(free, streamed=True)) from error
 
     @property
     def _may_be_graph(self) -> bool:
@@ -291,7 +315,7 @@ class StepExecutable:
     def _marked_step(self) -> list[Any]:
         """Queue a step; the events before its first launch and after each."""
         row = self._counters.row
-        self._inputs.bring(row, row + self._counters.advance, self._stream)
+        self._bring(row, row + self._counters.advance)
         events = [self._stream.record()]
         self._launch_each(events)
         self._inputs.put(row)

@@ -10,7 +10,7 @@ import numpy as np
 from nnkernels.backend import Backend
 from nnkernels.backends.cupy.device import CudaDevice
 from nnkernels.backends.cupy.steps.feeding import HostRows
-from nnkernels.backends.cupy.steps.groups import Gather, Group
+from nnkernels.backends.cupy.steps.groups import Gather, Group, Scratch
 from nnkernels.backends.cupy.steps.memory import Memory
 from nnkernels.backends.cupy.steps.pieces import PUT, TAKE, Piece
 from nnkernels.backends.cupy.steps.plan import Plan
@@ -145,6 +145,13 @@ class Inputs:
     def _window(self, slot: int, row: int) -> Any:
         rows = self._plan.program.slots[slot].shape[0]
         return self._memory.slot(slot)[row : row + rows]
+
+
+def brought(plan: Plan) -> list[Scratch]:
+    """What streaming takes on the device: the batches of two steps."""
+    slots = plan.program.slots
+    targets = {target for group in plan.groups for target in _rows_of(group).values()}
+    return [Scratch(slots[n].shape, slots[n].dtype) for n in sorted(targets) for _ in range(2)]
 
 
 def _rows_of(group: Group) -> dict[int, int]:

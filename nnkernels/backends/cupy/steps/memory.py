@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +17,9 @@ from nnkernels.spec import Array
 
 ALIGNMENT = 256
 """Of every array in the arena: what cublasLt can make use of."""
+
+POOL_UNIT = 512
+"""Bytes that CuPy's pool rounds every allocation up to."""
 
 
 class Buffers(Protocol):
@@ -104,18 +107,28 @@ def kept_bytes(plan: Plan) -> int:
     return kept + sum(s.nbytes for s in plan.program.slots if s.buffer == CONSTANT)
 
 
-def rows_that_fit(plan: Plan, nbytes: int) -> int:
+def rows_that_fit(plan: Plan, nbytes: int, travelling: Sequence[Scratch] = ()) -> int:
     """The most rows of a batch, fewer than the plan's, for whose scratch so many bytes are enough.
 
     Arrays with one row for each of the batch are taken to shrink with it.
+
+    Args:
+        plan: the step.
+        nbytes: what there is.
+        travelling: arrays of their own beside the scratch, for batches that are streamed.
     """
     rows, wanted, kept = plan.program.rows, needs(plan), kept_bytes(plan)
 
     def size(batch: int) -> int:
         scaled = (need._replace(array=_scaled(need.array, rows, batch)) for need in wanted)
-        return place(scaled)[1] + kept
+        beside = sum(_allocated(_scaled(array, rows, batch).nbytes) for array in travelling)
+        return _allocated(place(scaled)[1]) + kept + beside
 
     return bisect.bisect_right(range(1, rows), nbytes, key=size)
+
+
+def _allocated(nbytes: int) -> int:
+    return -(-nbytes // POOL_UNIT) * POOL_UNIT
 
 
 def _scaled(array: Scratch, rows: int, batch: int) -> Scratch:
