@@ -3,8 +3,8 @@
 // No branch, no table, no call: the same instructions for every element. Results below the smallest
 // normal number may be flushed to zero; NaN stays NaN, infinities and zeros give their limits, and
 // expm1, log1p and tanh keep a zero's sign. Largest errors, in units in the last place of float and
-// double, where products and sums are fused: exp 2, expm1 2 and 2.5, log 1 and 1.5, log1p 1.5 and 2,
-// tanh 3, erfc 4.
+// double: exp 2, expm1 2 and 2.5, log 1 and 1.5, log1p 1.5 and 2, tanh 3, erfcx 4; with and without fused
+// multiply-add (tests/backends/native/test_mathematics.py).
 //
 // The polynomials are those of nnkernels/backends/numba/kernels/mathematics.py: minimax (Remez
 // exchange in 200-bit arithmetic), rounded one coefficient after the other. This file needs a compiler
