@@ -24,6 +24,7 @@ def queue(backend):
 
 def test_the_clock_is_the_device_s(backend, queue):
     x = backend.asarray(np.ones(8, np.float32))
+    backend.relu(x, out=x)  # the first kernel of a process also checks the layers
     first = queue.mark()
     for _ in range(9):
         backend.relu(x, out=x)
