@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,15 @@ import pytest
 
 from nnkernels import plugins
 from nnkernels.dispatch import choice
+
+# What pytest-xdist tells its workers about themselves is nothing that tests start.
+for name in ("COLUMNS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.pop(name, None)
+# A shell that starts pytest in the background, or nohup, has it ignore what some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PACKAGES = Path(__file__).parent / "plugins" / "packages"
 

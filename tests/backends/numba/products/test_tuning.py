@@ -230,11 +230,10 @@ def test_blas_is_held_to_one_thread_while_it_is_measured(monkeypatch):
 LOADED_LATE = """
 from threadpoolctl import threadpool_info
 from nnkernels.backends import _blas
-from nnkernels.backends.numba.products import choice
 
 with _blas.blas_threads(1):  # SciPy's BLAS is not there yet
     pass
-choice.gemm_address("float32")
+_blas.gemm_address("float32")
 with _blas.blas_threads(1):
     print({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
 """
