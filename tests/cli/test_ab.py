@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -254,7 +253,10 @@ def test_an_interrupted_run_leaves_a_partial_file_and_nothing_else(
 ) -> None:
     path = tmp_path / "ab.json"
     command = [sys.executable, "-m", "nnkernels", "ab", "good", ".", "-b", "numpy", "-k", TANH]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), PLANTED])}
+    environment["TMPDIR"] = str(scratch)
     process = subprocess.Popen(
         [*command, "--restarts", "900", "-o", str(path)],
         env=environment,
@@ -274,7 +276,7 @@ def test_an_interrupted_run_leaves_a_partial_file_and_nothing_else(
     assert "Traceback" not in err
     assert json.loads(path.read_text())["complete"] is False
     assert not any(child.is_running() for child in children)
-    assert not list(Path(tempfile.gettempdir()).glob("nnkernels-ab-*"))
+    assert not list(scratch.iterdir())
 
 
 def test_sentences_for_every_outcome() -> None:
