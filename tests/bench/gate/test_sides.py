@@ -38,13 +38,15 @@ def repository(planting, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def here(repository: Path, monkeypatch: pytest.MonkeyPatch, planting):
+def here(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planting):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     monkeypatch.chdir(repository)
-    before = set(Path(tempfile.gettempdir()).glob("nnkernels-ab-*"))
     yield repository
     assert len(planting.worktrees(repository)) == 1
     assert planting.git(repository, "worktree", "prune", "--verbose", "--dry-run") == ""
-    assert set(Path(tempfile.gettempdir()).glob("nnkernels-ab-*")) <= before
+    assert not list(scratch.iterdir())
 
 
 @pytest.mark.parametrize(
