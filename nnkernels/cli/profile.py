@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from nnkernels.bench.profiling import Profile, Row, Subject
     from nnkernels.nn import Trainer
 
+MOST_NAMED = 3
+"""Instructions that the last sentence names at most."""
+
 
 def command(
     target: Annotated[
@@ -162,7 +165,24 @@ def _summary(found: Profile) -> list[str]:
         f"peak              {quantity(found.peak.rate, 'FLOP/s')} on one thread, by "
         f"{found.peak.by}",
         f"the clocks cost   {clock}",
+        _longest(found),
     ]
+
+
+def _longest(found: Profile) -> str:
+    """The answer: which instructions are worth a look, until half of the time is told."""
+    from nnkernels.bench.text import listed
+
+    named: list[str] = []
+    told = 0.0
+    for row in sorted(found.rows, key=lambda row: row.seconds, reverse=True)[:MOST_NAMED]:
+        share = 100 * row.seconds / found.total if found.total else 0.0
+        where = f" of {row.label}" if row.label else ""
+        named.append(f"{' '.join(f'{row.op} {row.part}'.split())}{where} ({share:.0f}%)")
+        told += share
+        if told >= 50:
+            break
+    return f"Most of the time goes to {listed(named)}."
 
 
 def _write(found: Profile, path: Path) -> None:
