@@ -227,7 +227,7 @@ def _checked_out(revision: str, folder: Path) -> Iterator[_Place]:
     top = Path(_git(None, f"{revision!r} is no file here, and", "rev-parse", "--show-toplevel"))
     sha = _git(
         top,
-        f"there is no revision {revision!r}",
+        f"there is no revision {revision!r}, nor a file or folder of that name",
         *("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"),
     )
     try:
