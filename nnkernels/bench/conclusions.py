@@ -115,7 +115,9 @@ def _winners(times: Mapping[str, TimesByName], backends: Sequence[str]) -> list[
             wins.setdefault(first if clear else "", []).append(workload)
     undecided = wins.pop("", [])
     lines = [f"{name} is the fastest backend for {', '.join(won)}." for name, won in wins.items()]
-    return lines + ([f"Undecided: {', '.join(undecided)}."] if undecided else [])
+    if undecided:
+        lines.append(f"No backend is clearly the fastest for {', '.join(undecided)}.")
+    return lines
 
 
 def troubles(results: Sequence[Result]) -> list[str]:

@@ -57,7 +57,10 @@ The longest answers are first calls, which may compile.
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much time a preset spends: seconds in all, rounds, and priming of one candidate."""
+    """How much time a preset spends: seconds in all, rounds, and priming of one candidate.
+
+    No preset takes fewer than 6 rounds, without which the median has no 95 % interval.
+    """
 
     budget: float
     least: int
@@ -66,8 +69,8 @@ class Effort:
 
 
 EFFORTS: Mapping[Preset, Effort] = {
-    "quick": Effort(15, 3, 20, 0.2),
-    "default": Effort(50, 5, 100, 0.5),
+    "quick": Effort(15, 6, 20, 0.2),
+    "default": Effort(50, 6, 100, 0.5),
     "thorough": Effort(600, 10, 400, 3),
 }
 
@@ -213,8 +216,14 @@ class Candidate:
             CandidateError: there is none any more.
         """
         if self._worker is None:
-            raise self.retired or self._lost or WorkerLostError("its process has ended")
+            raise self._why_none()
         return self._worker
+
+    def _why_none(self) -> CandidateError:
+        """Why there is no worker: what hung on an earlier case has not been tried since."""
+        if isinstance(self.retired, WorkerHungError):
+            return WorkerHungError(f"not tried, because it had hung before: {self.retired}")
+        return self.retired or self._lost or WorkerLostError("its process has ended")
 
     def revive(self) -> None:
         """Start a worker again if the last one was lost."""
@@ -230,7 +239,7 @@ class Candidate:
             yield
         except WorkerLostError as error:
             self._lost = error
-            if isinstance(error, WorkerHungError):
+            if isinstance(error, WorkerHungError) and self.retired is None:
                 self.retired = error
             self.close()
             raise
@@ -306,7 +315,14 @@ class Session:
         cache: Literal["warm", "cold"] = "cold" if plan.cold else "warm"
         self._recorder = Recorder(plan.argv, plan.seed, plan.effort.budget, plan.threads, cache)
         self._rng = np.random.default_rng(plan.seed)
-        self._compiling = 0.0
+        self._uncounted = 0.0
+
+    def survey(self, measure: Callable[[], list[results.Ceiling]]) -> list[results.Ceiling]:
+        """Measure the ceilings: time that is none of the budget's."""
+        begun = time.perf_counter()
+        found = measure()
+        self._uncounted += time.perf_counter() - begun
+        return found
 
     def run(self) -> None:
         """Measure every case of the plan."""
@@ -319,7 +335,7 @@ class Session:
 
     def _share(self, number: int) -> float:
         """Seconds for the next case: an equal part of what is left; compiling takes no share."""
-        left = self.plan.effort.budget + self._compiling - self._recorder.elapsed
+        left = self.plan.effort.budget + self._uncounted - self._recorder.elapsed
         return max(left, 0.0) / (len(self.plan.cases) - number)
 
     def _measure(self, case: Case, seconds: float) -> list[results.Result]:
@@ -333,7 +349,7 @@ class Session:
         for some in itertools.zip_longest(*entrants):
             get_ready([trial for trial in some if trial is not None], self.plan, problem)
         compiling = sum(trial.compile_s for own in entrants for trial in own)
-        self._compiling += compiling
+        self._uncounted += compiling
         deadline += compiling
         trials = self._fastest(entrants, seconds * HEAT_SHARE)
         race(trials, self.plan, self._rng, deadline, problem)

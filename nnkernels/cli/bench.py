@@ -97,12 +97,11 @@ def command(
     with hired(plan) as crew, Bar() as bar:
         depth = survey.GLANCE if preset == "quick" else survey.QUICK
         limits = survey.Survey(plan, crew, depth, bar.show, some_counts(plan.cores))
-        found = limits.measure() if plan.effort.budget >= LEAST_FOR_CEILINGS else []
         report = Report(plan, bar)
-        session = Session(
-            plan, crew, report, ceilings=found, again=limits.measure, warnings=limits.warnings
-        )
+        session = Session(plan, crew, report, again=limits.measure, warnings=limits.warnings)
         try:
+            if plan.effort.budget >= LEAST_FOR_CEILINGS:
+                session.ceilings = session.survey(limits.measure)
             session.run()
         finally:
             _save(session, output)
@@ -221,24 +220,28 @@ class Report:
     def conclude(self, record: Run) -> None:
         """Remarks and the answer in plain words."""
         from nnkernels.bench import conclusions, machine
+        from nnkernels.cli._render import print_wrapped
 
         for warning in (*record.warnings, *machine.warnings(record.machine.env)):
-            self._console.print(f"! {warning}")
+            print_wrapped(f"! {warning}")
         every = [t for found in self._times.values() for t in found.values()]
         if contended := sum(t.contended for t in every):
             samples = sum(len(t.samples) for t in every)
-            self._console.print(
+            print_wrapped(
                 f"! other processes interrupted {contended} of {samples} samples; close them for "
                 "steadier figures"
             )
         for name, reason in self._plan.skipped.items():
-            self._console.print(f"skipped {name}: {reason}")
+            print_wrapped(f"skipped {name}: {reason}")
         names = [case.workload for case in self._plan.cases]
         titles = {
             c.id: c.id if names.count(c.workload) > 1 else c.workload for c in self._plan.cases
         }
         times = {titles[id]: found for id, found in self._times.items()}
-        self._console.print(conclusions.fastest(times, self._plan.backends))
+        print_wrapped(conclusions.fastest(times, self._plan.backends), indent=0)
+        untimed = [result for result in record.results if result.status != "skipped"]
+        for sentence in conclusions.troubles(untimed):
+            print_wrapped(sentence)
 
 
 def _label(result: Result) -> str:

@@ -126,9 +126,10 @@ def _measured(plan: Plan, bar: Bar, output: Path | None) -> Run:
 
     with hired(plan) as crew:
         limits = survey.Survey(plan, crew, survey.FULL, bar.show, thread_counts(plan.cores))
-        found = limits.measure()
+        found: list[Ceiling] = []
         session = Session(plan, crew, _Listener(bar), warnings=limits.warnings)
         try:
+            found = session.survey(limits.measure)
             session.run()
         finally:
             run = replace(session.record(), kind="roofline", ceilings=found)

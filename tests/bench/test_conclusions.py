@@ -20,7 +20,7 @@ def test_the_conclusion_names_clear_winners_only() -> None:
     }
     assert conclusions.fastest(found, ["numpy", "fast"]) == (
         "fast is the fastest backend for W1. numpy is the fastest backend for tanh. "
-        "Undecided: relu. "
+        "No backend is clearly the fastest for relu. "
         "numpy trains W1 1.50, W2 1.10 (unclear) times as fast as the textbook's NumPy code. "
         "fast trains W1 3.00 times as fast as the textbook's NumPy code."
     )

@@ -221,7 +221,7 @@ def test_a_worker_that_hangs_is_not_replaced(monkeypatch: pytest.MonkeyPatch) ->
     assert (rows["hanging"].status, rows["hanging"].reason) == ("failed", "no answer within 5 s")
     assert [(r.status, r.reason) for r in made.found if r.workload == "tanh"] == [
         ("ok", None),
-        ("failed", "no answer within 5 s"),
+        ("failed", "not tried, because it had hung before: no answer within 5 s"),
     ]
 
 

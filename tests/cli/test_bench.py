@@ -36,7 +36,8 @@ def planted(*kernels: str) -> str:
     return ",".join(f"numpy[relu=planted_kernels:{kernel}]" for kernel in kernels)
 
 
-def test_a_table_in_80_columns_without_escapes(capsys) -> None:
+def test_a_table_in_80_columns_without_escapes(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert run([*QUICK, "-k", "W4 or matmul", "--threads", "1", "-b", "numpy"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -89,6 +90,21 @@ def test_a_device_that_does_not_answer_has_no_percentages(tmp_path, capsys, monk
     ]
 
 
+@pytest.mark.parametrize("command", [["bench", "--time-budget", "5"], ["roofline"]])
+def test_interrupted_while_ceilings_are_measured(
+    command: list[str], tmp_path: Path, monkeypatch
+) -> None:
+    def interrupted(**settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ceilings, "measure", interrupted)
+    path = tmp_path / "run.json"
+    options = ["--preset", "quick", "-k", RELU, "-b", "numpy", "-o", str(path)]
+    assert run([*command, *options]) == 130
+    record = results.read(path)
+    assert (record.kind, record.complete, record.results) == (command[0], False, [])
+
+
 def test_an_impossible_rate_is_refused(tmp_path: Path, capsys, monkeypatch) -> None:
     low = ceilings.empty("copy_bw", "B/s", threads=1, level="L1", nbytes=1 << 10)
     monkeypatch.setattr(ceilings, "measure", lambda **settings: [replace(low, value=1.0)])
@@ -119,6 +135,7 @@ def test_a_wrong_kernel_is_not_timed_and_fails_the_run(capsys) -> None:
     out = capsys.readouterr().out
     assert "planted_kernels:wrong]: INCORRECT, not timed: relu: result 0[0, 7] is " in out
     assert "planted_kernels:broken]: FAILED, not timed: RuntimeError: lost …/kernel.so" in out
+    assert "planted_kernels:broken] failed on relu[32x64]: RuntimeError: lost …/kernel.so" in out
 
 
 @pytest.mark.parametrize(
@@ -308,7 +325,8 @@ def devices(monkeypatch):
     harness.add(Path(PLANTED) / "unsynchronised.py")
 
 
-def test_three_times_of_a_device(devices, capsys) -> None:
+def test_three_times_of_a_device(devices, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert run([*QUICK, "-k", RELU, "-b", "numpy,waiting", "--threads", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
